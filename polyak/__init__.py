@@ -1,0 +1,47 @@
+"""polyak: ``torch.optim``, rebuilt.
+
+Optimizers for PyTorch whose update rules are written once, as plain tensor maths, and
+fused into one native kernel. Replace ``import torch.optim as optim`` by
+``import polyak as optim``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from .engine.trace import RuleError, leaf
+from .explain import Explanation, explain
+from .groups import allow_group_keys
+from .optimizer import Optimizer, required
+from .optimizers import all_optimizers
+from .slot import Slot
+from .terms import ema
+
+__version__ = "0.1.0"
+
+globals().update(all_optimizers())
+
+__all__ = [
+    "Explanation",
+    "Optimizer",
+    "RuleError",
+    "Slot",
+    "allow_group_keys",
+    "ema",
+    "explain",
+    "leaf",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+    "required",
+    *all_optimizers(),
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Type checkers take this to mean that the optimizers found above may be imported.
+    raise AttributeError(f"module 'polyak' has no attribute {name!r}")

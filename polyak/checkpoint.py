@@ -1,0 +1,205 @@
+"""State dicts: torch's layout, out and in.
+
+``state_dict()`` has the keys, order and types of :mod:`torch.optim`, so that either
+library continues what the other began. Loading checks everything before it changes
+anything, works in place (lists, dicts and fitting tensors stay the objects they are),
+copies (nothing is shared with the source), and keeps the dtype of every state tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .slot import Group, zeros
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+__all__ = ["pack", "unpack"]
+
+StateDict = dict[str, Any]
+
+# How a step is computed is this run's choice, not the checkpoint's.
+_IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+
+
+def pack(optimizer: Optimizer) -> StateDict:
+    """The state dict of an optimizer. Its tensors are the live ones."""
+    index: dict[int, int] = {}
+    groups = []
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            index.setdefault(id(param), len(index))
+        packed = {key: value for key, value in group.items() if key != "params"}
+        packed["params"] = [index[id(param)] for param in group["params"]]
+        groups.append(packed)
+    state = {
+        index[id(key)] if isinstance(key, Tensor) else key: _shallow(value)
+        for key, value in optimizer.state.items()
+    }
+    return {"state": state, "param_groups": groups}
+
+
+def _shallow(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value
+
+
+def unpack(optimizer: Optimizer, state_dict: StateDict) -> None:
+    """Load a state dict into an optimizer, or raise and change nothing.
+
+    Raises:
+        ValueError: the groups differ in number or size, a hyperparameter is out of its
+            bounds, or a slot has not the shape of its parameter.
+    """
+    saved_groups = state_dict["param_groups"]
+    _check_sizes(optimizer.param_groups, saved_groups)
+    ids = chain.from_iterable(group["params"] for group in saved_groups)
+    params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    names = chain.from_iterable(
+        group.get("param_names", [None] * len(group["params"]))
+        for group in optimizer.param_groups
+    )
+    owner_of = dict(zip(ids, zip(params, names, strict=True), strict=True))
+
+    groups = [
+        _loaded_group(optimizer, group, saved)
+        for group, saved in zip(optimizer.param_groups, saved_groups, strict=True)
+    ]
+    for group in groups:
+        optimizer.check_group(group)
+    state: dict[Any, Any] = {}
+    for key, saved in state_dict["state"].items():
+        if key in owner_of:
+            param, name = owner_of[key]
+            label = f"parameter {key}" if name is None else f"parameter {name!r}"
+            held = optimizer.state.get(param, {})
+            state[param] = _loaded_state(optimizer, param, label, saved, held)
+        else:
+            state[key] = saved
+
+    for group, loaded in zip(optimizer.param_groups, groups, strict=True):
+        group.update(loaded)
+    _replace(optimizer.state, state)
+
+
+def _check_sizes(groups: list[Group], saved: list[Group]) -> None:
+    if len(groups) != len(saved):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups: "
+            f"{len(saved)}, where the optimizer has {len(groups)}"
+        )
+    for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
+        if len(group["params"]) != len(other["params"]):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the "
+                f"size of optimizer's group: group {index} has {len(other['params'])} "
+                f"parameters there and {len(group['params'])} here"
+            )
+
+
+def _loaded_group(optimizer: Optimizer, group: Group, saved: Group) -> Group:
+    own = ("params", *_IMPLEMENTATION, *optimizer.constants)
+    loaded = {key: deepcopy(saved[key]) for key in saved if key not in own}
+    return {**group, **loaded}
+
+
+def _loaded_state(
+    optimizer: Optimizer, param: Tensor, label: str, saved: Any, held: Mapping[str, Any]
+) -> Any:
+    if not isinstance(saved, Mapping):
+        return deepcopy(saved)
+    loaded = {}
+    for name, value in saved.items():
+        if name == "step":
+            loaded[name] = optimizer.loaded_step(param, value)
+        elif isinstance(value, Tensor):
+            _check_shape(optimizer, param, label, name, value)
+            loaded[name] = _like(param, value)
+        else:
+            loaded[name] = _on_device(param, value)
+    return _kept(held, loaded)
+
+
+def _check_shape(
+    optimizer: Optimizer, param: Tensor, label: str, name: str, value: Tensor
+) -> None:
+    slot = optimizer.schema.slots.get(name) if optimizer.schema else None
+    if slot is None or slot.number or slot.init is not zeros:
+        return
+    if value.shape != param.shape:
+        raise ValueError(
+            f"loaded state dict has {name} of shape {tuple(value.shape)} for {label}, "
+            f"whose shape is {tuple(param.shape)}. Is it the checkpoint of another "
+            "model, or are the parameters in another order? Nothing was loaded."
+        )
+
+
+def _like(param: Tensor, value: Tensor) -> Tensor:
+    """A copy on the parameter's device, laid out as the parameter is."""
+    if value.layout is torch.strided and value.shape == param.shape:
+        copy = torch.empty_like(
+            param, dtype=value.dtype, memory_format=torch.preserve_format
+        ).detach()
+        return copy.copy_(value.detach())
+    return value.detach().to(param.device, copy=True)
+
+
+def _on_device(param: Tensor, value: Any) -> Any:
+    """A copy of what is not a tensor, with the tensors in it on the device."""
+    if isinstance(value, Tensor):
+        return value.detach().to(param.device, copy=True)
+    if isinstance(value, dict):
+        return {key: _on_device(param, part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_device(param, part) for part in value)
+    return deepcopy(value)
+
+
+def _kept(held: Mapping[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """``loaded``, with a note of the live tensors that can take the new values."""
+    return {
+        name: _Into(held[name], value) if _fits(held.get(name), value) else value
+        for name, value in loaded.items()
+    }
+
+
+class _Into:
+    """A value that an existing tensor will take."""
+
+    def __init__(self, target: Tensor, value: Tensor) -> None:
+        self.target, self.value = target, value
+
+    def load(self) -> Tensor:
+        with torch.no_grad():
+            return self.target.copy_(self.value)
+
+
+def _fits(target: Any, value: Any) -> bool:
+    return (
+        isinstance(target, Tensor)
+        and isinstance(value, Tensor)
+        and target.shape == value.shape
+        and target.dtype == value.dtype
+        and target.device == value.device
+        and target.layout == value.layout
+        and not target.requires_grad
+    )
+
+
+def _replace(state: dict[Any, Any], new: dict[Any, Any]) -> None:
+    for key in [key for key in state if key not in new]:
+        del state[key]
+    for key, values in new.items():
+        if not isinstance(values, dict):
+            state[key] = values
+            continue
+        done = {k: v.load() if isinstance(v, _Into) else v for k, v in values.items()}
+        held = state[key]
+        held.clear()
+        held.update(done)

@@ -1,0 +1,1 @@
+"""How a rule becomes a step: read once (trace), then run eagerly or as one kernel."""

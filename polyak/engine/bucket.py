@@ -1,0 +1,237 @@
+"""A bucket: the parameters that one launch of one kernel serves."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..schema import Schema
+from . import jit, team, torch_abi
+from .formats import Format
+from .kernel import Kernel
+from .reading import Reading
+from .table import CHUNK, Table
+from .walk import walk
+
+__all__ = ["Bucket", "Member", "Numbers"]
+
+Numbers = tuple[float, ...]
+
+
+@dataclass(eq=False)
+class Member:
+    """A parameter that has a gradient.
+
+    Attributes:
+        group: index of the parameter's group.
+        state: the parameter's state, complete.
+        present: the slots it has.
+        first: the state was made in this step.
+    """
+
+    param: Tensor
+    grad: Tensor
+    group: int
+    state: dict[str, Any]
+    present: tuple[str, ...]
+    first: bool
+
+
+@dataclass(eq=False)
+class _Row:
+    """A row of scalars: the numbers it is made of."""
+
+    hyperparameters: Numbers
+    state: Numbers
+
+
+class Bucket:
+    """A kernel, and the table of what it works on.
+
+    Members of one group with the same step stay together from step to step; they form a
+    *cell*. Cells whose hyperparameters and steps are equal share a row of scalars: a
+    thousand groups that differ in nothing cost what one group costs.
+
+    Args:
+        schema: the rule.
+        reading: the rule's graph, for all members.
+        kernel: the kernel made from it.
+        formats: the storage of each tensor.
+        members: parameters of these formats, with the same slots.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        reading: Reading,
+        kernel: Kernel,
+        formats: Mapping[str, Format],
+        members: Sequence[Member],
+    ) -> None:
+        self.schema, self.reading, self.kernel = schema, reading, kernel
+        self.formats, self.members = formats, list(members)
+        self.number_names = schema.numbers(members[0].present)
+        self.library = jit.compile_ir(kernel.ir)
+
+        cells: dict[tuple[int, Numbers], int] = {}
+        cell_of = [
+            cells.setdefault((member.group, self._numbers(member)), len(cells))
+            for member in self.members
+        ]
+        self._cell_of = np.array(cell_of, np.int64)
+        self._cell_groups = [group for group, _ in cells]
+        self._cell_states = [state for _, state in cells]
+        self._row_of_cell: list[int] = []
+        self._rows: list[_Row] = []
+        self.table = self._tabulate()
+
+    def _numbers(self, member: Member) -> Numbers:
+        return tuple(float(member.state[name]) for name in self.number_names)
+
+    # The table
+
+    def _tabulate(self) -> Table:
+        """Write down all that stays as it is from step to step."""
+        members, roles = self.members, self.kernel.roles
+        params = [member.param for member in members]
+        written = [params]
+        written += [[member.state[name] for member in members] for name in roles[1:-1]]
+        grads = [member.grad for member in members]
+        numbers = [
+            [member.state[name] for member in members] for name in self.number_names
+        ]
+        self._number_dtypes = tuple(column[0].dtype for column in numbers)
+
+        columns, cells = len(members), len(self._cell_groups)
+        pointers = np.zeros((len(roles), columns), np.int64)
+        pointers[:-1] = [[tensor.data_ptr() for tensor in role] for role in written]
+        handles = [[torch_abi.handle(t) for t in role] for role in (*written, *numbers)]
+        dtypes = [role[0].dtype for role in (*written, grads, *numbers)]
+        itemsizes = [self.formats[role].itemsize for role in roles]
+        lengths = [param.numel() * (1 + param.is_complex()) for param in params]
+        shapes, shape_at = _shapes(params)
+        chunks = _chunks(lengths)
+        arguments = len(self.reading.graph.arguments())
+
+        table = Table()
+        table.array("handles", np.array(handles, np.int64))
+        table.array("pointers", pointers)
+        table.array("number_pointers", np.zeros((len(numbers), columns), np.int64))
+        table.array("dtypes", np.array([*map(torch_abi.dtype_code, dtypes)], np.int64))
+        table.array("itemsizes", np.array(itemsizes, np.int64))
+        table.array("shapes", shapes)
+        table.array("shape_at", shape_at)
+        table.array("lengths", np.array(lengths, np.int64))
+        table.array("row", np.zeros(columns, np.int64))
+        table.array("expected", np.zeros((cells, len(numbers))))
+        table.array("updated", np.zeros((cells, len(numbers))))
+        table.array("values", np.zeros((cells, arguments), self.kernel.real))
+        table.array("chunk", chunks)
+        table.array("next_chunk", np.zeros(1, np.int64))
+        self._traffic = sum(lengths) * (2 * sum(itemsizes) - itemsizes[-1])
+        table.set(
+            tensors=columns,
+            written=len(written),
+            numbers=len(numbers),
+            chunks=chunks.shape[1],
+            arguments=arguments,
+            grain=team.grain(self._traffic, chunks.shape[1]),
+            kernel=self.library["member"],
+            parallel=team.parallel_entry(),
+            number_is_double=torch_abi.dtype_code(torch.float64),
+            **torch_abi.functions(),
+        )
+        return table
+
+    # One step
+
+    def assign(self, hyperparameters: Sequence[Numbers]) -> None:
+        """Give each cell its row, for hyperparameters by index of the group."""
+        states = self._states_of_cells()
+        rows: dict[tuple[Numbers, Numbers], int] = {}
+        self._row_of_cell = [
+            rows.setdefault((hyperparameters[group], state), len(rows))
+            for group, state in zip(self._cell_groups, states, strict=True)
+        ]
+        self._rows = [_Row(*key) for key in rows]
+        arrays = self.table.arrays
+        arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
+        for index, row in enumerate(self._rows):
+            arrays["expected"][index] = row.state
+
+    def _states_of_cells(self) -> list[Numbers]:
+        if self._rows:
+            self._cell_states = [self._rows[row].state for row in self._row_of_cell]
+        return self._cell_states
+
+    def holds(self) -> bool:
+        """Whether the table is true of the tensors as they are now.
+
+        The gradients' addresses are written into it on the way.
+        """
+        return walk().check(self.table.address) == -1
+
+    def prepare(self) -> bool:
+        """Evaluate the rows of scalars; False if the rule would branch otherwise."""
+        values, updated = self.table.arrays["values"], self.table.arrays["updated"]
+        for index, row in enumerate(self._rows):
+            evaluated = self.reading.program.evaluate(
+                *self.schema.inputs(row.hyperparameters, row.state)
+            )
+            if evaluated is None:
+                return False
+            values[index], slots = evaluated
+            updated[index] = self._next_state(row.state, slots)
+        return True
+
+    def _next_state(self, state: Numbers, slots: Numbers) -> list[float]:
+        """The state's numbers after the step, as their tensors will hold them."""
+        new = [*slots, state[-1] + 1] if self.schema.counts_steps else slots
+        return [
+            value if dtype is torch.float64 else ctypes.c_float(value).value
+            for value, dtype in zip(new, self._number_dtypes, strict=True)
+        ]
+
+    def launch(self) -> None:
+        """Advance the members' numbers and run the kernel."""
+        self.table.set(threads=team.threads_for(self._traffic))
+        walk().launch(self.table.address)
+        updated = self.table.arrays["updated"]
+        self.table.arrays["expected"][:] = updated
+        for row, state in zip(self._rows, updated.tolist(), strict=False):
+            row.state = tuple(state)
+
+
+def _shapes(params: Sequence[Tensor]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Records of (dimensions, (size, stride) each), and where each tensor's starts.
+
+    The record of a 0-d tensor comes first: it serves the numbers.
+    """
+    records: list[int] = [0]
+    starts: dict[tuple[int, ...], int] = {(0,): 0}
+    start_of = []
+    for param in params:
+        pairs = zip(param.shape, param.stride(), strict=True)
+        record = (param.dim(), *(number for pair in pairs for number in pair))
+        if record not in starts:
+            starts[record] = len(records)
+            records.extend(record)
+        start_of.append(starts[record])
+    return np.array(records, np.int64), np.array(start_of, np.int64)
+
+
+def _chunks(lengths: Sequence[int]) -> npt.NDArray[Any]:
+    """Rows (tensor, first number, count of numbers), one column a chunk."""
+    columns = [
+        (tensor, first, min(CHUNK, length - first))
+        for tensor, length in enumerate(lengths)
+        for first in range(0, length, CHUNK)
+    ]
+    return np.array(columns, np.int64).reshape(-1, 3).T.copy()

@@ -1,0 +1,133 @@
+"""The eager engine: the rule, called on tensors.
+
+It is the reference for every other engine, and serves what they cannot: devices without
+kernels, tensor subclasses, rules with leaves, sparse gradients, and steps that autograd
+must see (``differentiable=True``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..schema import Schema
+from ..slot import Group
+
+__all__ = ["update"]
+
+_NARROW = (torch.bfloat16, torch.float16)
+_ABSENT = object()
+
+
+def update(
+    schema: Schema,
+    group: Group,
+    param: Tensor,
+    grad: Tensor,
+    state: dict[str, Any],
+    *,
+    present: tuple[str, ...],
+    first: bool,
+    by_rows: bool,
+) -> None:
+    """Apply a rule to one parameter and its state, in place.
+
+    Args:
+        schema: the rule.
+        group: the parameter's group.
+        param: the parameter.
+        grad: its gradient.
+        state: its state, with every slot that ``present`` names.
+        present: the slots there are.
+        first: the state was made in this step.
+        by_rows: the gradient is sparse, and only its rows are updated.
+    """
+    live = bool(group.get("differentiable"))
+    on_device = bool(group.get("capturable")) and param.device.type != "cpu"
+    as_tensors = live or on_device
+    keywords = {
+        name: _given(group[name], as_tensors) for name in schema.hyperparameters
+    }
+    step = _advanced(state["step"], on_device) if schema.counts_steps else None
+    if schema.wants_step:
+        keywords["step"] = step
+    if schema.wants_first:
+        keywords["first"] = first
+    if group.get("maximize"):
+        grad = -grad
+
+    tensor_slots = schema.tensor_slots(present)
+    targets = [param, *(state[name] for name in tensor_slots)]
+    rows: tuple[Tensor, ...] | None = None
+    if by_rows:
+        grad = grad.coalesce()
+        rows, grad = tuple(grad.indices()), grad.values()
+    elif grad.is_sparse:
+        grad = grad.to_dense()
+    sources = [_operand(target, rows, live) for target in targets]
+    slots: dict[str, Any] = dict.fromkeys(schema.slots)
+    slots |= dict(zip(tensor_slots, sources[1:], strict=True))
+    for name in schema.numbers(present):
+        if name != "step":
+            slots[name] = state[name] if on_device else float(state[name])
+
+    arguments = (sources[0], _operand(grad, None, False), *slots.values())
+    results = schema.rule(*arguments, **keywords)
+    results = results if isinstance(results, tuple) else (results,)
+    new = dict(zip(("param", *schema.slots), results, strict=True))
+    for target, name in zip(targets, ("param", *tensor_slots), strict=True):
+        _write(target, new[name], rows)
+    for name in schema.numbers(present):
+        if name == "step":
+            _write_number(state, name, step)
+        else:
+            _write_number(state, name, new[name])
+
+
+def _given(value: Any, as_tensors: bool) -> Any:
+    """A hyperparameter as the rule receives it."""
+    if isinstance(value, tuple | list):
+        return tuple(_given(part, as_tensors) for part in value)
+    return value.item() if isinstance(value, Tensor) and not as_tensors else value
+
+
+def _advanced(step: Any, on_device: bool) -> Any:
+    return step + 1 if on_device else float(step) + 1
+
+
+def _operand(tensor: Tensor, rows: Sequence[Tensor] | None, copy: bool) -> Tensor:
+    """A tensor as the rule computes with it: real, and no narrower than float32."""
+    if rows is not None:
+        tensor = tensor[tuple(rows)]
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.dtype in _NARROW:
+        return tensor.float()
+    return tensor.clone() if copy else tensor
+
+
+def _write(target: Tensor, value: Any, rows: Sequence[Tensor] | None) -> None:
+    if rows is not None:
+        if target.is_complex():
+            value = torch.view_as_complex(value)
+        target.index_put_(tuple(rows), value.to(target.dtype))
+        return
+    if target.is_complex():
+        target = torch.view_as_real(target)
+    if isinstance(value, Tensor):
+        target.copy_(value)
+    else:
+        target.fill_(value)
+
+
+def _write_number(state: dict[str, Any], name: str, value: Any) -> None:
+    held = state[name]
+    if not isinstance(held, Tensor):
+        state[name] = type(held)(value)
+    elif isinstance(value, Tensor):
+        held.copy_(value)
+    else:
+        held.fill_(value)

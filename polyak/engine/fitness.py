@@ -1,0 +1,151 @@
+"""Whether the CPU engine can serve a parameter, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..slot import Group
+from . import torch_abi
+from .formats import format_of
+
+__all__ = ["Tensors", "objection", "overlapping", "same_layout"]
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of one parameter's update."""
+
+    param: Tensor
+    grad: Tensor
+    slots: Sequence[Tensor]
+    numbers: Sequence[Any]
+
+
+def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
+    """Why a parameter must run eagerly, or None if a kernel can serve it.
+
+    Args:
+        group: the parameter's group.
+        tensors: the parameter, its gradient and its state.
+        compiling: torch.compile is tracing.
+    """
+    if group.get("differentiable"):
+        return "differentiable=True: autograd must see the step"
+    if group.get("fused") is False:
+        return "fused=False"
+    if group.get("foreach") is False:
+        return "foreach=False"
+    if compiling:
+        return "torch.compile is tracing the step"
+    if torch_abi.symbols() is None:
+        return "this build of torch does not export the functions that kernels need"
+    param = tensors.param
+    named = [("parameter", param), ("gradient", tensors.grad)]
+    named += [("state", slot) for slot in tensors.slots]
+    for what, tensor in named:
+        why = _tensor_objection(what, tensor)
+        if why is not None:
+            return why
+    if not _dense(param):
+        return "the parameter's memory has gaps or overlaps itself"
+    for what, tensor in named:
+        if not same_layout(tensor, param):
+            return (
+                f"the {what} has shape {tuple(tensor.shape)} and strides "
+                f"{tensor.stride()}, the parameter {tuple(param.shape)} and "
+                f"{param.stride()}"
+            )
+    if any(_overlap(tensors.grad, tensor) for tensor in (param, *tensors.slots)):
+        return "the gradient overlaps the memory of what is updated"
+    if not all(map(_is_number, tensors.numbers)):
+        return "a number of the state is no 0-d float tensor on the CPU"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        type(value) is Tensor
+        and value.dim() == 0
+        and value.dtype in (torch.float32, torch.float64)
+        and _tensor_objection("number", value) is None
+    )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The first address of a tensor's memory and the one after its last."""
+    extent = sum(
+        (size - 1) * stride
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    start = tensor.data_ptr()
+    return start, start + (extent + 1) * tensor.element_size() * bool(tensor.numel())
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    (a_start, a_end), (b_start, b_end) = _span(a), _span(b)
+    return a_start < b_end and b_start < a_end
+
+
+def _tensor_objection(what: str, tensor: Tensor) -> str | None:
+    if type(tensor) not in _PLAIN:
+        return f"the {what} is a {type(tensor).__name__}, a tensor subclass"
+    if tensor.is_sparse or tensor.layout is not torch.strided:
+        return f"the {what} is sparse"
+    if tensor.device.type != "cpu":
+        return f"no kernels yet for tensors on {tensor.device.type}"
+    if format_of(tensor.dtype) is None:
+        return f"no kernels for {tensor.dtype}"
+    if tensor.is_inference():
+        return f"the {what} was made in inference mode"
+    if tensor.is_neg() or tensor.is_conj():
+        return f"the {what} is a lazily negated or conjugated view"
+    if torch_abi.handle(tensor) is None:
+        return f"the {what} is not stored as this build of torch stores tensors"
+    return None
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether every number of the memory that a tensor spans is its own, once."""
+    if tensor.numel() == 0:
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def same_layout(tensor: Tensor, model: Tensor) -> bool:
+    """Whether the numbers of two tensors lie in the same order in memory."""
+    return tensor.shape == model.shape and all(
+        a == b or size == 1
+        for a, b, size in zip(
+            tensor.stride(), model.stride(), tensor.shape, strict=True
+        )
+    )
+
+
+def overlapping(owners: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> set[Tensor]:
+    """The parameters of which some written tensor shares memory with another's."""
+    spans = []
+    for owner, tensors in owners:
+        for tensor in tensors:
+            if type(tensor) in _PLAIN and _tensor_objection("", tensor) is None:
+                spans.append((*_span(tensor), owner))
+    spans.sort(key=lambda span: span[:2])
+    clashing: set[Tensor] = set()
+    reach, last = 0, None
+    for start, end, owner in spans:
+        if last is not None and start < reach:
+            clashing |= {owner, last}
+        if end > reach:
+            reach, last = end, owner
+    return clashing

@@ -1,0 +1,307 @@
+"""From a graph to a kernel: one loop that applies a rule to the chunks of a table."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from .formats import Format
+from .operators import operator_name
+from .table import loads, record_type
+from .trace import Graph
+
+__all__ = ["Kernel", "generate"]
+
+_BINARY = "{0} contract {T} {1}, {2}"
+_CALL = "call contract {T} @llvm.{0}.{S}({T} {1})"
+_CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
+_COMPARE = "fcmp {0} {T} {1}, {2}"
+_LOGIC = "{0} i1 {1}, {2}"
+
+# Operator: LLVM's name, the text of the instruction, whether the result is a truth value.
+_INSTRUCTIONS: dict[str, tuple[str, str, bool]] = {
+    "add": ("fadd", _BINARY, False),
+    "sub": ("fsub", _BINARY, False),
+    "mul": ("fmul", _BINARY, False),
+    "div": ("fdiv", _BINARY, False),
+    "pow": ("pow", _CALL2, False),
+    "neg": ("fneg", "{0} {T} {1}", False),
+    "abs": ("fabs", _CALL, False),
+    "sqrt": ("sqrt", _CALL, False),
+    "exp": ("exp", _CALL, False),
+    "log": ("log", _CALL, False),
+    "sin": ("sin", _CALL, False),
+    "cos": ("cos", _CALL, False),
+    "tanh": ("tanh", _CALL, False),
+    "floor": ("floor", _CALL, False),
+    "lt": ("olt", _COMPARE, True),
+    "le": ("ole", _COMPARE, True),
+    "gt": ("ogt", _COMPARE, True),
+    "ge": ("oge", _COMPARE, True),
+    "eq": ("oeq", _COMPARE, True),
+    "ne": ("une", _COMPARE, True),
+    "and": ("and", _LOGIC, True),
+    "or": ("or", _LOGIC, True),
+    "invert": ("xor", "{0} i1 {1}, true", True),
+    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}", False),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The source of a kernel, and what a table must hold for it.
+
+    Attributes:
+        ir: the LLVM module, whose function ``member`` works off a table's chunks.
+        roles: the tensors it uses, by name, gradients last.
+        real: the type it computes in, also that of the rows of scalars.
+        listing: the loop in a form made for reading.
+    """
+
+    ir: str
+    roles: tuple[str, ...]
+    real: np.dtype[Any]
+    listing: str
+
+
+def generate(
+    name: str, graph: Graph, formats: dict[str, Format], *, maximize: bool = False
+) -> Kernel:
+    """Generate the kernel of a traced rule.
+
+    Args:
+        name: for the listing and the module.
+        graph: the rule, without leaves.
+        formats: the storage of each tensor, in the order of the rule's arguments.
+        maximize: use the negative gradient.
+    """
+    wide = any(format.name == "float64" for format in formats.values())
+    real = "double" if wide else "float"
+    slots = tuple(role for role in graph.outputs if role in formats)
+    roles = (*slots, "grad")
+    body = _Body(graph, formats, real, maximize)
+    dtype = np.dtype(np.float64 if wide else np.float32)
+    ir = _module(name, roles, formats, body, dtype.itemsize)
+    return Kernel(ir, roles, dtype, _listing(name, graph, formats, real, maximize))
+
+
+class _Body:
+    """The loop's body as LLVM instructions, and the loads that precede the loop."""
+
+    def __init__(
+        self, graph: Graph, formats: dict[str, Format], real: str, maximize: bool
+    ) -> None:
+        self.graph, self.real = graph, real
+        self.lines: list[str] = []
+        self.count = 0
+        self.values: dict[fx.Node, str] = {}
+        self.addresses: dict[str, str] = {}
+        self.arguments = graph.arguments()
+        for index, node in enumerate(self.arguments):
+            self.values[node] = f"%scalar.{index}"
+        for name, node in graph.tensors.items():
+            if node.users or node in graph.outputs.values():
+                self.values[node] = self._load(name, formats[name])
+        grad = graph.tensors["grad"]
+        if maximize and grad in self.values:
+            self.values[grad] = self.emit(f"fneg {real} {self.values[grad]}")
+        for node in graph.nodes:
+            if node not in graph.scalars:
+                self.values[node] = self._instruction(node)
+        for name, value in graph.outputs.items():
+            if name in formats and value is not graph.tensors[name]:
+                address = self._address(name, formats[name])
+                formats[name].store(self.emit, real, self._operand(value), address)
+
+    def emit(self, text: str, *, void: bool = False) -> str:
+        if void:
+            self.lines.append(text)
+            return ""
+        self.count += 1
+        self.lines.append(f"%v{self.count} = {text}")
+        return f"%v{self.count}"
+
+    def _address(self, name: str, format: Format) -> str:
+        if name not in self.addresses:
+            offset = self.emit(f"mul nuw nsw i64 %i, {format.itemsize}")
+            at = self.emit(f"getelementptr i8, ptr %{name}, i64 {offset}")
+            self.addresses[name] = at
+        return self.addresses[name]
+
+    def _load(self, name: str, format: Format) -> str:
+        return format.load(self.emit, self.real, self._address(name, format))
+
+    def _instruction(self, node: fx.Node) -> str:
+        name = operator_name(node.target)  # type: ignore[arg-type]
+        word, text, _ = _INSTRUCTIONS[name]
+        suffix = "f64" if self.real == "double" else "f32"
+        operands = [self._operand(operand) for operand in node.args]
+        return self.emit(text.format(word, *operands, T=self.real, S=suffix))
+
+    def _operand(self, operand: Any) -> str:
+        if isinstance(operand, fx.Node):
+            return self.values[operand]
+        if isinstance(operand, bool):
+            return "true" if operand else "false"
+        number = float(operand)
+        if self.real == "float":
+            number = float(np.float32(number))
+        return f"0x{struct.pack('>d', number).hex()}"
+
+
+def _module(
+    name: str,
+    roles: Sequence[str],
+    formats: dict[str, Format],
+    body: _Body,
+    itemsize: int,
+) -> str:
+    pointers = [
+        f"ptr noalias {'readonly ' if role == 'grad' else ''}%{role}" for role in roles
+    ]
+    scalars = _each(
+        body.arguments,
+        lambda i, _: (
+            f"  %scalar.{i}.at = getelementptr {body.real}, ptr %values, i64 {i}\n"
+            f"  %scalar.{i} = load {body.real}, ptr %scalar.{i}.at"
+        ),
+    )
+    bases = _each(
+        roles,
+        lambda r, role: (
+            f"  %{role}.row = mul i64 %tensors, {r}\n"
+            f"  %{role}.entry = add i64 %{role}.row, %tensor\n"
+            f"  %{role}.at = getelementptr i64, ptr %pointers, i64 %{role}.entry\n"
+            f"  %{role}.base = load ptr, ptr %{role}.at\n"
+            f"  %{role}.offset = mul i64 %first, {formats[role].itemsize}\n"
+            f"  %{role} = getelementptr i8, ptr %{role}.base, i64 %{role}.offset"
+        ),
+    )
+    passed = ", ".join(f"ptr %{role}" for role in roles)
+    text = "\n".join(f"  {line}" for line in body.lines)
+    return f"""; {name}
+{record_type}
+
+define internal void @apply(i64 %n, {", ".join(pointers)}, ptr noalias %values) #0 {{
+entry:
+{scalars}
+  br label %loop
+loop:
+  %i = phi i64 [0, %entry], [%next, %loop]
+{text}
+  %next = add nuw nsw i64 %i, 1
+  %done = icmp eq i64 %next, %n
+  br i1 %done, label %exit, label %loop, !llvm.loop !0
+exit:
+  ret void
+}}
+
+define void @member(ptr %table) {{
+entry:
+{loads("tensors chunks arguments grain pointers row values chunk next_chunk")}
+  br label %claim
+claim:
+  %start = atomicrmw add ptr %next_chunk, i64 %grain monotonic
+  %limit = add i64 %start, %grain
+  %whole = icmp slt i64 %limit, %chunks
+  %stop = select i1 %whole, i64 %limit, i64 %chunks
+  %some = icmp slt i64 %start, %stop
+  br i1 %some, label %work, label %exit
+work:
+  %c = phi i64 [%start, %claim], [%c.next, %work]
+  %tensor.at = getelementptr i64, ptr %chunk, i64 %c
+  %tensor = load i64, ptr %tensor.at
+  %first.row = add i64 %c, %chunks
+  %first.at = getelementptr i64, ptr %chunk, i64 %first.row
+  %first = load i64, ptr %first.at
+  %n.row = add i64 %first.row, %chunks
+  %n.at = getelementptr i64, ptr %chunk, i64 %n.row
+  %n = load i64, ptr %n.at
+  %row.of.at = getelementptr i64, ptr %row, i64 %tensor
+  %row.of = load i64, ptr %row.of.at
+  %scalar.entry = mul i64 %row.of, %arguments
+  %scalar.bytes = mul i64 %scalar.entry, {itemsize}
+  %scalars = getelementptr i8, ptr %values, i64 %scalar.bytes
+{bases}
+  call void @apply(i64 %n, {passed}, ptr %scalars)
+  %c.next = add nuw nsw i64 %c, 1
+  %finished = icmp eq i64 %c.next, %stop
+  br i1 %finished, label %claim, label %work
+exit:
+  ret void
+}}
+
+attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
+!0 = distinct !{{!0, !1}}
+!1 = !{{!"llvm.loop.mustprogress"}}
+{_declarations(body)}"""
+
+
+def _declarations(body: _Body) -> str:
+    suffix = "f64" if body.real == "double" else "f32"
+    declared = {}
+    for word, text, _ in _INSTRUCTIONS.values():
+        if text in (_CALL, _CALL2):
+            operands = ", ".join([body.real] * (2 if text is _CALL2 else 1))
+            symbol = f"@llvm.{word}.{suffix}"
+            if any(symbol in line for line in body.lines):
+                declared[symbol] = f"declare {body.real} {symbol}({operands})\n"
+    return "".join(declared.values())
+
+
+def _each(items: Sequence[Any], line: Callable[[int, Any], str]) -> str:
+    return "\n".join(line(index, item) for index, item in enumerate(items))
+
+
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+}
+
+
+def _listing(
+    name: str, graph: Graph, formats: dict[str, Format], real: str, maximize: bool
+) -> str:
+    """The loop as a person would write it: the same operations in the same order."""
+    names: dict[Any, str] = {node: str(node) for node in graph.arguments()}
+    lines = []
+    for role, node in graph.tensors.items():
+        if node.users or node in graph.outputs.values():
+            names[node] = str(node)
+            sign = "-" if maximize and role == "grad" else ""
+            lines.append(f"{node} = {sign}{role}[i]")
+    for node in graph.nodes:
+        if node in graph.scalars:
+            continue
+        word = operator_name(node.target)  # type: ignore[arg-type]
+        operands = [names[x] if x in names else repr(x) for x in node.args]
+        if word in _INFIX:
+            text = f" {_INFIX[word]} ".join(operands)
+        else:
+            text = f"{word}({', '.join(operands)})"
+        names[node] = str(node)
+        lines.append(f"{node} = {text}")
+    for role, value in graph.outputs.items():
+        if role in formats and value is not graph.tensors[role]:
+            lines.append(f"{role}[i] = {names.get(value, repr(value))}")
+    arguments = ", ".join(str(node) for node in graph.arguments())
+    storage = ", ".join(f"{role}: {format.name}" for role, format in formats.items())
+    loop = "\n    ".join(lines)
+    return (
+        f"# {name}({storage}; {arguments}), in {real}\nfor i in range(n):\n    {loop}\n"
+    )

@@ -1,0 +1,99 @@
+"""The table that native code reads: which tensors, where, and with which scalars.
+
+One record of 64-bit fields, most of them the addresses of arrays. A *role* is what a
+tensor is to the rule: the parameter, a slot, the gradient (last). Arrays by role and
+tensor are stored role by role.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CHUNK", "Table", "loads", "record_type"]
+
+CHUNK = (
+    1 << 16
+)  # numbers: a claim of work, large enough to amortise, small enough to share
+
+_FIELDS = (
+    # counts
+    "tensors",  # columns
+    "written",  # roles that are written: the parameter and the slots
+    "numbers",  # scalar slots of each parameter
+    "chunks",
+    "arguments",  # scalars of a row that the kernel takes
+    "grain",  # chunks in one claim of work
+    "threads",
+    # arrays
+    "handles",  # i64[written + numbers][tensors]: handles of Python tensors
+    "pointers",  # i64[written + 1][tensors]: data of each role, gradients last
+    "number_pointers",  # i64[numbers][tensors]: data of the scalar slots
+    "dtypes",  # i64[written + 1 + numbers]: torch's code of each role's dtype
+    "itemsizes",  # i64[written + 1]
+    "shapes",  # i64[]: records of (dimensions, (size, stride) each)
+    "shape_at",  # i64[tensors]: where in `shapes` a tensor's record starts
+    "lengths",  # i64[tensors]: real numbers
+    "row",  # i64[tensors]: which row of scalars serves a tensor
+    "expected",  # double[rows][numbers]: the scalar slots as they must be now
+    "updated",  # double[rows][numbers]: what they become
+    "values",  # real[rows][arguments]
+    "chunk",  # i64[3][chunks]: tensor, first number, count of numbers
+    "next_chunk",  # i64: the first chunk that nobody has claimed
+    # functions
+    "kernel",
+    "parallel",
+    "undefined",
+    "grad",
+    "bump_version",
+    "is_neg",
+    "is_conj",
+    "data_ptr",
+    "dtype",
+    "device_type",
+    "layout",
+    "dim",
+    "sizes",
+    "strides",
+    "number_is_double",  # torch's code of float64: other scalar slots are float32
+)
+_PLAIN = {"undefined", "number_is_double"}
+_AT = {name: index for index, name in enumerate(_FIELDS)}
+
+record_type = "%Table = type {" + ", ".join("i64" for _ in _FIELDS) + "}"
+
+
+def loads(names: str, table: str = "%table") -> str:
+    """LLVM that loads fields: ``%name`` for a count, ``%name`` as a pointer else."""
+    lines = []
+    for name in names.split():
+        at = _AT[name]
+        lines.append(
+            f"  %{name}.field = getelementptr %Table, ptr {table}, i32 0, i32 {at}"
+        )
+        kind = "i64" if at <= _AT["threads"] or name in _PLAIN else "ptr"
+        lines.append(f"  %{name} = load {kind}, ptr %{name}.field")
+    return "\n".join(lines)
+
+
+class Table:
+    """The record and the arrays that it points to, kept alive together."""
+
+    def __init__(self) -> None:
+        self.record = np.zeros(len(_FIELDS), np.int64)
+        self.arrays: dict[str, npt.NDArray[Any]] = {}
+        self.address = self.record.ctypes.data
+
+    def set(self, **fields: int) -> None:
+        """Set fields that are numbers or addresses of functions."""
+        for name, value in fields.items():
+            self.record[_AT[name]] = value
+
+    def array(self, name: str, content: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Point a field at an array, which the table keeps alive."""
+        content = np.ascontiguousarray(content)
+        self.arrays[name] = content
+        self.record[_AT[name]] = content.ctypes.data
+        return content

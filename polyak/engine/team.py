@@ -1,0 +1,75 @@
+"""The threads of a step: those that torch already has.
+
+torch's CPU operators run in a team of OpenMP threads. A kernel that opens its parallel
+region through the same runtime shares that team: ``torch.set_num_threads`` is honoured
+and no second pool competes for the cores. ``GOMP_parallel`` is libgomp's entry point;
+the OpenMP runtimes of Intel and LLVM export it on Linux too. Where it is missing, and in
+a process forked from one that had a team (which the fork leaves without its threads), a
+step runs on one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+__all__ = ["grain", "parallel_entry", "threads_for"]
+
+# Below this much memory traffic a parallel region costs more than it saves. Measured:
+# see "One thread or a team" in benchmarks/RESULTS.md.
+SERIAL_BYTES = 1 << 21
+# A thread claims about this much at a time, so that a slow core holds up little.
+GRAIN_BYTES = 1 << 18
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def parallel_entry() -> int:
+    """The address of ``GOMP_parallel`` in torch's OpenMP runtime, or 0."""
+    for name in _openmp_runtimes():
+        runtime = ctypes.CDLL(name)
+        if hasattr(runtime, "GOMP_parallel"):
+            return ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value or 0
+    return 0
+
+
+def _openmp_runtimes() -> list[str]:
+    """The loaded OpenMP runtimes, torch's own first: other packages bring theirs."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    loaded = {line.split()[-1] for line in lines if ".so" in line}
+    home = str(Path(torch.__file__).parent)
+    runtimes = [
+        name
+        for name in loaded
+        if Path(name).name.startswith(("libgomp", "libiomp", "libomp"))
+    ]
+    return sorted(runtimes, key=lambda name: (not name.startswith(home), name))
+
+
+def threads_for(traffic: int) -> int:
+    """How many threads should share a step that moves ``traffic`` bytes."""
+    if traffic < SERIAL_BYTES or _forked or not parallel_entry():
+        return 1
+    return torch.get_num_threads()
+
+
+def grain(traffic: int, chunks: int) -> int:
+    """How many chunks a thread should claim at a time."""
+    return max(1, GRAIN_BYTES * chunks // max(1, traffic))

@@ -1,0 +1,154 @@
+"""Reading a tensor from native code, through functions that torch itself exports.
+
+A step must look at every parameter, gradient and slot: any of them may have moved since
+the last step. One such look from Python costs 0.07 microseconds, several are needed a
+tensor, and a fused step on small tensors would spend most of its time there. Native code
+does it in a few nanoseconds, with:
+
+- ``c10::TensorImpl::grad() const``, which gives the gradient of a parameter;
+- ``torch::autograd::impl::bump_version``, what ``increment_version`` calls;
+- ``at::native::is_neg`` and ``is_conj``, for views that negate or conjugate lazily;
+- ``aoti_torch_get_*``, torch's stable C interface to a tensor's pointer and geometry.
+
+A tensor is passed to them as a *handle*, the address of the ``at::Tensor`` inside the
+Python object. Where that lies is found by looking for a known value, and is confirmed
+for every tensor that is read this way (:func:`handle`). Where torch exports something
+else (Windows, a future release), :func:`symbols` is None and Python does the looking.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+__all__ = ["Symbols", "dtype_code", "functions", "handle", "symbols"]
+
+# Each line: our name, the library, and the names under which torch exports it.
+_EXPORTS = (
+    ("grad", "c10", ("_ZNK3c1010TensorImpl4gradEv",)),
+    (
+        "bump_version",
+        "torch_cpu",
+        (
+            "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE",
+            "_ZN5torch8autograd4impl12bump_versionERKN2at10TensorBaseE",
+        ),
+    ),
+    ("is_neg", "torch_cpu", ("_ZN2at6native6is_negERKNS_6TensorE",)),
+    ("is_conj", "torch_cpu", ("_ZN2at6native7is_conjERKNS_6TensorE",)),
+    ("data_ptr", "torch_cpu", ("aoti_torch_get_data_ptr",)),
+    ("dtype", "torch_cpu", ("aoti_torch_get_dtype",)),
+    ("device_type", "torch_cpu", ("aoti_torch_get_device_type",)),
+    ("layout", "torch_cpu", ("aoti_torch_get_layout",)),
+    ("dim", "torch_cpu", ("aoti_torch_get_dim",)),
+    ("sizes", "torch_cpu", ("aoti_torch_get_sizes",)),
+    ("strides", "torch_cpu", ("aoti_torch_get_strides",)),
+)
+_WORD = ctypes.sizeof(ctypes.c_size_t)
+
+
+class Symbols(dict[str, int]):
+    """Addresses of torch's functions by our names, and of its undefined tensor."""
+
+    undefined: int
+    handle_offset: int
+
+
+@functools.cache
+def symbols() -> Symbols | None:
+    """The addresses of what torch exports, or None where something is missing."""
+    found = Symbols()
+    for name, library, exports in _EXPORTS:
+        address = _address(library, exports)
+        if address is None:
+            return None
+        found[name] = address
+    offset = _handle_offset()
+    if offset is None:
+        return None
+    found.handle_offset = offset
+    found.undefined = _undefined(found["grad"])
+    return found if _agrees(found) else None
+
+
+def handle(tensor: torch.Tensor) -> int | None:
+    """The address of the ``at::Tensor`` in a Python tensor, confirmed, or None."""
+    known = symbols()
+    if known is None:
+        return None
+    address = id(tensor) + known.handle_offset
+    return address if _word(address) == tensor._cdata else None
+
+
+def functions() -> dict[str, int]:
+    """What a table's record holds of torch: addresses by the names of its fields."""
+    known = symbols()
+    assert known is not None, "no native code without torch's functions"
+    return {**known, "undefined": known.undefined}
+
+
+@functools.cache
+def dtype_code(dtype: torch.dtype) -> int:
+    """The number by which torch's C interface names a dtype."""
+    code = ctypes.c_int32()
+    read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
+    sample = torch.empty(0, dtype=dtype)
+    read(functions()["dtype"])(handle(sample) or 0, ctypes.addressof(code))
+    return code.value
+
+
+def _address(library: str, exports: tuple[str, ...]) -> int | None:
+    suffix = {"darwin": "dylib", "linux": "so"}.get(sys.platform)
+    path = Path(torch.__file__).parent / "lib" / f"lib{library}.{suffix}"
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    for export in exports:
+        if hasattr(loaded, export):
+            return ctypes.cast(getattr(loaded, export), ctypes.c_void_p).value
+    return None
+
+
+def _handle_offset() -> int | None:
+    samples = [torch.empty(3), torch.nn.Parameter(torch.empty(2, 5))]
+    for offset in range(0, torch.Tensor.__basicsize__, _WORD):
+        if all(_word(id(sample) + offset) == sample._cdata for sample in samples):
+            return offset
+    return None
+
+
+def _grad_of(function: int, tensor: torch.Tensor) -> int:
+    prototype = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)
+    gradient = int(prototype(function)(tensor._cdata))
+    return _word(gradient)
+
+
+def _undefined(function: int) -> int:
+    return _grad_of(function, torch.empty(1))
+
+
+def _agrees(found: Symbols) -> bool:
+    """Whether what the functions say of a sample is what Python says."""
+    sample = torch.nn.Parameter(torch.empty(2, 3))
+    if _grad_of(found["grad"], sample) != found.undefined:
+        return False
+    sample.grad = torch.zeros(2, 3)
+    if _grad_of(found["grad"], sample) != sample.grad._cdata:
+        return False
+    address = id(sample) + found.handle_offset
+    pointer = ctypes.c_size_t()
+    read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
+    failed = read(found["data_ptr"])(address, ctypes.addressof(pointer))
+    before = sample._version
+    ctypes.CFUNCTYPE(None, ctypes.c_size_t)(found["bump_version"])(address)
+    bumped = sample._version == before + 1
+    return not failed and pointer.value == sample.data_ptr() and bumped
+
+
+def _word(address: int) -> int:
+    return ctypes.c_size_t.from_address(address).value

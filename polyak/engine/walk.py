@@ -1,0 +1,349 @@
+"""The two native functions of a step, around the kernel.
+
+``check(table)`` looks at every tensor of a bucket through torch's own functions
+(:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
+-1 if the table holds, or the column of the first tensor that is no longer what the table
+was made for: gone or moved, another dtype, shape, stride or device, a gradient that
+overlaps what will be written, a step counter that was changed. It changes nothing else.
+
+``launch(table)`` advances the scalar slots, tells autograd of what it writes
+(``bump_version``), and runs the kernel, in a team of threads where the table says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import jit
+from .table import loads, record_type
+
+__all__ = ["Walk", "walk"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """``check(address)`` keeps the interpreter's lock, ``launch(address)`` gives it up."""
+
+    check: Callable[[int], int]
+    launch: Callable[[int], None]
+
+
+@functools.cache
+def walk() -> Walk:
+    """Compile the two functions, once per process."""
+    library = jit.compile_ir(_IR)
+    check = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(library["check"])
+    launch = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library["launch"])
+    return Walk(check, launch)
+
+
+_IR = f"""; check and launch: what surrounds a kernel in a step
+{record_type}
+
+; Whether a 32-bit property of a tensor, read by @read, has the value @due.
+define internal i1 @has(ptr %read, ptr %tensor, i32 %due) {{
+  %out = alloca i32
+  %failed = call i32 %read(ptr %tensor, ptr %out)
+  %ok = icmp eq i32 %failed, 0
+  %value = load i32, ptr %out
+  %same = icmp eq i32 %value, %due
+  %both = and i1 %ok, %same
+  ret i1 %both
+}}
+
+; The address of a tensor's data, or -1 if the tensor is not a strided CPU tensor of the
+; given dtype and shape. A shape is (dimensions, (size, stride) each); the stride of a
+; dimension of size 1 says nothing about where the numbers are, and is not compared.
+define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
+entry:
+{loads("data_ptr dtype device_type layout dim sizes strides")}
+  %out = alloca i64
+  %strided = call i1 @has(ptr %layout, ptr %tensor, i32 0)
+  br i1 %strided, label %ask.device, label %fail
+ask.device:
+  %on.cpu = call i1 @has(ptr %device_type, ptr %tensor, i32 0)
+  br i1 %on.cpu, label %ask.dtype, label %fail
+ask.dtype:
+  %due = trunc i64 %code to i32
+  %typed = call i1 @has(ptr %dtype, ptr %tensor, i32 %due)
+  br i1 %typed, label %ask.dim, label %fail
+ask.dim:
+  %dim.failed = call i32 %dim(ptr %tensor, ptr %out)
+  %dims = load i64, ptr %out
+  %dims.due = load i64, ptr %shape
+  %dims.same = icmp eq i64 %dims, %dims.due
+  br i1 %dims.same, label %ask.shape, label %fail
+ask.shape:
+  %sizes.failed = call i32 %sizes(ptr %tensor, ptr %out)
+  %size.list = load ptr, ptr %out
+  %strides.failed = call i32 %strides(ptr %tensor, ptr %out)
+  %stride.list = load ptr, ptr %out
+  br label %dimension
+dimension:
+  %d = phi i64 [0, %ask.shape], [%d.next, %dimension.same]
+  %d.more = icmp slt i64 %d, %dims
+  br i1 %d.more, label %compare.size, label %ask.data
+compare.size:
+  %d.twice = mul i64 %d, 2
+  %size.index = add i64 %d.twice, 1
+  %stride.index = add i64 %d.twice, 2
+  %size.at = getelementptr i64, ptr %size.list, i64 %d
+  %size = load i64, ptr %size.at
+  %size.due.at = getelementptr i64, ptr %shape, i64 %size.index
+  %size.due = load i64, ptr %size.due.at
+  %size.same = icmp eq i64 %size, %size.due
+  br i1 %size.same, label %compare.stride, label %fail
+compare.stride:
+  %stride.at = getelementptr i64, ptr %stride.list, i64 %d
+  %stride = load i64, ptr %stride.at
+  %stride.due.at = getelementptr i64, ptr %shape, i64 %stride.index
+  %stride.due = load i64, ptr %stride.due.at
+  %stride.same = icmp eq i64 %stride, %stride.due
+  %one = icmp eq i64 %size, 1
+  %stride.fits = or i1 %stride.same, %one
+  br i1 %stride.fits, label %dimension.same, label %fail
+dimension.same:
+  %d.next = add i64 %d, 1
+  br label %dimension
+ask.data:
+  %data.failed = call i32 %data_ptr(ptr %tensor, ptr %out)
+  %data.ok = icmp eq i32 %data.failed, 0
+  %data = load i64, ptr %out
+  %answer = select i1 %data.ok, i64 %data, i64 -1
+  ret i64 %answer
+fail:
+  ret i64 -1
+}}
+
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+
+define i64 @check(ptr %table) {{
+entry:
+{loads("tensors written numbers handles pointers number_pointers dtypes itemsizes")}
+{loads("shapes shape_at lengths row expected undefined grad number_is_double")}
+{loads("is_neg is_conj")}
+  %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
+  %grad.code = load i64, ptr %grad.code.at
+  %grad.size.at = getelementptr i64, ptr %itemsizes, i64 %written
+  %grad.size = load i64, ptr %grad.size.at
+  %numbers.first = add i64 %written, 1
+  %objects = add i64 %written, %numbers
+  br label %column
+column:
+  %t = phi i64 [0, %entry], [%t.next, %column.holds]
+  %t.more = icmp slt i64 %t, %tensors
+  br i1 %t.more, label %open, label %holds
+open:
+  %near = add i64 %t, 3
+  %far = add i64 %t, 8
+  %far.there = icmp slt i64 %far, %tensors
+  br i1 %far.there, label %ahead, label %look
+
+; Tensors to come: their Python objects, then what these point to, on their way here.
+ahead:
+  %a = phi i64 [0, %open], [%a.next, %ahead]
+  %a.row = mul i64 %a, %tensors
+  %a.far.entry = add i64 %a.row, %far
+  %a.far.at = getelementptr ptr, ptr %handles, i64 %a.far.entry
+  %a.far = load ptr, ptr %a.far.at
+  call void @llvm.prefetch.p0(ptr %a.far, i32 0, i32 3, i32 1)
+  %a.near.entry = add i64 %a.row, %near
+  %a.near.at = getelementptr ptr, ptr %handles, i64 %a.near.entry
+  %a.near = load ptr, ptr %a.near.at
+  %a.impl = load ptr, ptr %a.near
+  call void @llvm.prefetch.p0(ptr %a.impl, i32 0, i32 3, i32 1)
+  %a.impl.1 = getelementptr i8, ptr %a.impl, i64 64
+  call void @llvm.prefetch.p0(ptr %a.impl.1, i32 0, i32 3, i32 1)
+  %a.impl.2 = getelementptr i8, ptr %a.impl, i64 128
+  call void @llvm.prefetch.p0(ptr %a.impl.2, i32 0, i32 3, i32 1)
+  %a.next = add i64 %a, 1
+  %a.more = icmp slt i64 %a.next, %objects
+  br i1 %a.more, label %ahead, label %look
+look:
+  %shape.at.at = getelementptr i64, ptr %shape_at, i64 %t
+  %shape.index = load i64, ptr %shape.at.at
+  %shape = getelementptr i64, ptr %shapes, i64 %shape.index
+  %length.at = getelementptr i64, ptr %lengths, i64 %t
+  %length = load i64, ptr %length.at
+  %param.at = getelementptr ptr, ptr %handles, i64 %t
+  %param = load ptr, ptr %param.at
+  %impl = load ptr, ptr %param
+  %gradient = call ptr %grad(ptr %impl)
+  %gradient.impl = load i64, ptr %gradient
+  %has.none = icmp eq i64 %gradient.impl, %undefined
+  br i1 %has.none, label %broken, label %ask.lazy
+ask.lazy:
+  %negated = call zeroext i1 %is_neg(ptr %gradient)
+  %conjugated = call zeroext i1 %is_conj(ptr %gradient)
+  %lazy = or i1 %negated, %conjugated
+  br i1 %lazy, label %broken, label %ask.gradient
+ask.gradient:
+  %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code, ptr %shape)
+  %unfit = icmp eq i64 %from, -1
+  br i1 %unfit, label %broken, label %keep.gradient
+keep.gradient:
+  %grad.row = mul i64 %written, %tensors
+  %grad.entry = add i64 %grad.row, %t
+  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
+  store i64 %from, ptr %grad.at
+  %grad.bytes = mul i64 %length, %grad.size
+  %to = add i64 %from, %grad.bytes
+  br label %role
+
+; The parameter and its slots: where they were, and apart from the gradient.
+role:
+  %r = phi i64 [0, %keep.gradient], [%r.next, %role.holds]
+  %r.more = icmp slt i64 %r, %written
+  br i1 %r.more, label %ask.role, label %number
+ask.role:
+  %r.row = mul i64 %r, %tensors
+  %r.entry = add i64 %r.row, %t
+  %r.handle.at = getelementptr ptr, ptr %handles, i64 %r.entry
+  %r.handle = load ptr, ptr %r.handle.at
+  %r.code.at = getelementptr i64, ptr %dtypes, i64 %r
+  %r.code = load i64, ptr %r.code.at
+  %r.data = call i64 @inspect(ptr %table, ptr %r.handle, i64 %r.code, ptr %shape)
+  %r.due.at = getelementptr i64, ptr %pointers, i64 %r.entry
+  %r.due = load i64, ptr %r.due.at
+  %r.same = icmp eq i64 %r.data, %r.due
+  br i1 %r.same, label %ask.overlap, label %broken
+ask.overlap:
+  %r.size.at = getelementptr i64, ptr %itemsizes, i64 %r
+  %r.size = load i64, ptr %r.size.at
+  %r.bytes = mul i64 %length, %r.size
+  %r.end = add i64 %r.data, %r.bytes
+  %before = icmp ule i64 %to, %r.data
+  %after = icmp ule i64 %r.end, %from
+  %apart = or i1 %before, %after
+  br i1 %apart, label %role.holds, label %broken
+role.holds:
+  %r.next = add i64 %r, 1
+  br label %role
+
+; The scalar slots: 0-d tensors with the value that the row of scalars stands on.
+number:
+  %s = phi i64 [0, %role], [%s.next, %number.holds]
+  %s.more = icmp slt i64 %s, %numbers
+  br i1 %s.more, label %ask.number, label %column.holds
+ask.number:
+  %s.role = add i64 %written, %s
+  %s.row = mul i64 %s.role, %tensors
+  %s.entry = add i64 %s.row, %t
+  %s.handle.at = getelementptr ptr, ptr %handles, i64 %s.entry
+  %s.handle = load ptr, ptr %s.handle.at
+  %s.code.index = add i64 %numbers.first, %s
+  %s.code.at = getelementptr i64, ptr %dtypes, i64 %s.code.index
+  %s.code = load i64, ptr %s.code.at
+  %s.data = call i64 @inspect(ptr %table, ptr %s.handle, i64 %s.code, ptr %shapes)
+  %s.gone = icmp eq i64 %s.data, -1
+  br i1 %s.gone, label %broken, label %read.number
+read.number:
+  %s.pointer = inttoptr i64 %s.data to ptr
+  %s.keep.row = mul i64 %s, %tensors
+  %s.keep.entry = add i64 %s.keep.row, %t
+  %s.keep.at = getelementptr ptr, ptr %number_pointers, i64 %s.keep.entry
+  store ptr %s.pointer, ptr %s.keep.at
+  %s.wide = icmp eq i64 %s.code, %number_is_double
+  br i1 %s.wide, label %read.double, label %read.float
+read.double:
+  %s.double = load double, ptr %s.pointer, align 1
+  br label %compare.number
+read.float:
+  %s.float = load float, ptr %s.pointer, align 1
+  %s.widened = fpext float %s.float to double
+  br label %compare.number
+compare.number:
+  %s.value = phi double [%s.double, %read.double], [%s.widened, %read.float]
+  %row.at = getelementptr i64, ptr %row, i64 %t
+  %row.of = load i64, ptr %row.at
+  %expected.row = mul i64 %row.of, %numbers
+  %expected.entry = add i64 %expected.row, %s
+  %expected.at = getelementptr double, ptr %expected, i64 %expected.entry
+  %expected.value = load double, ptr %expected.at
+  %s.same = fcmp oeq double %s.value, %expected.value
+  br i1 %s.same, label %number.holds, label %broken
+number.holds:
+  %s.next = add i64 %s, 1
+  br label %number
+
+column.holds:
+  %t.next = add i64 %t, 1
+  br label %column
+holds:
+  ret i64 -1
+broken:
+  ret i64 %t
+}}
+
+define void @launch(ptr %table) {{
+entry:
+{loads("tensors written numbers handles number_pointers dtypes row updated")}
+{loads("next_chunk threads kernel parallel bump_version number_is_double")}
+  %objects = add i64 %written, %numbers
+  %numbers.first = add i64 %written, 1
+  br label %column
+column:
+  %t = phi i64 [0, %entry], [%t.next, %column.done]
+  %t.more = icmp slt i64 %t, %tensors
+  br i1 %t.more, label %number, label %run
+number:
+  %s = phi i64 [0, %column], [%s.next, %number.done]
+  %s.more = icmp slt i64 %s, %numbers
+  br i1 %s.more, label %advance, label %version
+advance:
+  %row.at = getelementptr i64, ptr %row, i64 %t
+  %row.of = load i64, ptr %row.at
+  %updated.row = mul i64 %row.of, %numbers
+  %updated.entry = add i64 %updated.row, %s
+  %updated.at = getelementptr double, ptr %updated, i64 %updated.entry
+  %value = load double, ptr %updated.at
+  %s.row = mul i64 %s, %tensors
+  %s.entry = add i64 %s.row, %t
+  %s.at = getelementptr ptr, ptr %number_pointers, i64 %s.entry
+  %s.pointer = load ptr, ptr %s.at
+  %s.code.index = add i64 %numbers.first, %s
+  %s.code.at = getelementptr i64, ptr %dtypes, i64 %s.code.index
+  %s.code = load i64, ptr %s.code.at
+  %s.wide = icmp eq i64 %s.code, %number_is_double
+  br i1 %s.wide, label %write.double, label %write.float
+write.double:
+  store double %value, ptr %s.pointer, align 1
+  br label %number.done
+write.float:
+  %narrow = fptrunc double %value to float
+  store float %narrow, ptr %s.pointer, align 1
+  br label %number.done
+number.done:
+  %s.next = add i64 %s, 1
+  br label %number
+version:
+  %o = phi i64 [0, %number], [%o.next, %bump]
+  %o.more = icmp slt i64 %o, %objects
+  br i1 %o.more, label %bump, label %column.done
+bump:
+  %o.row = mul i64 %o, %tensors
+  %o.entry = add i64 %o.row, %t
+  %o.at = getelementptr ptr, ptr %handles, i64 %o.entry
+  %o.handle = load ptr, ptr %o.at
+  call void %bump_version(ptr %o.handle)
+  %o.next = add i64 %o, 1
+  br label %version
+column.done:
+  %t.next = add i64 %t, 1
+  br label %column
+run:
+  store i64 0, ptr %next_chunk
+  %alone = icmp sle i64 %threads, 1
+  br i1 %alone, label %run.alone, label %run.team
+run.alone:
+  call void %kernel(ptr %table)
+  ret void
+run.team:
+  %team = trunc i64 %threads to i32
+  call void %parallel(ptr %kernel, ptr %table, i32 %team, i32 0)
+  ret void
+}}
+"""

@@ -1,0 +1,146 @@
+"""Hooks: functions of the user's that run around ``step`` and around state dicts.
+
+Six kinds per optimizer, as in :class:`torch.optim.Optimizer`, and torch's global step
+hooks (:func:`torch.optim.optimizer.register_optimizer_step_pre_hook`), which fire for
+polyak's optimizers too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch.optim import optimizer as torch_optimizer
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["HOOK_KINDS", "Hooks", "hooked"]
+
+HOOK_KINDS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+_global_pre = torch_optimizer._global_optimizer_pre_hooks
+_global_post = torch_optimizer._global_optimizer_post_hooks
+
+Hook = Callable[..., Any]
+HookDict = OrderedDict[int, Hook]
+
+
+class Hooks:
+    """The registration of hooks. Each method returns a handle with ``remove()``."""
+
+    def _clear_hooks(self) -> None:
+        for kind in HOOK_KINDS:
+            setattr(self, kind, OrderedDict())
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step.
+
+        It may return None, or the (args, kwargs) to step with.
+        """
+        return self._register("_optimizer_step_pre_hooks", hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step."""
+        return self._register("_optimizer_step_post_hooks", hook)
+
+    def register_state_dict_pre_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before a state dict is made.
+
+        Args:
+            hook: the function.
+            prepend: call it before the hooks registered so far, not after them.
+        """
+        return self._register("_optimizer_state_dict_pre_hooks", hook, prepend)
+
+    def register_state_dict_post_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` on each state dict that was made.
+
+        It may change the dict, or return another to be used instead.
+        """
+        return self._register("_optimizer_state_dict_post_hooks", hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` before a state dict is loaded.
+
+        It receives a shallow copy, and may change it or return another.
+        """
+        return self._register("_optimizer_load_state_dict_pre_hooks", hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after a state dict was loaded."""
+        return self._register("_optimizer_load_state_dict_post_hooks", hook, prepend)
+
+    def _register(
+        self, kind: str, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        hooks: HookDict = getattr(self, kind)
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
+        if prepend:
+            hooks.move_to_end(handle.id, last=False)
+        return handle
+
+
+def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Run the step hooks around ``step``, under the profiler's name for it.
+
+    A ``step`` that calls the one it overrides runs them once.
+    """
+
+    @functools.wraps(step)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._stepping:
+            return step(self, *args, **kwargs)
+        self._stepping = True
+        try:
+            if torch.autograd._profiler_enabled():
+                name = f"Optimizer.step#{type(self).__name__}.step"
+                with torch.autograd.profiler.record_function(name):
+                    return _with_hooks(step, self, args, kwargs)
+            return _with_hooks(step, self, args, kwargs)
+        finally:
+            self._stepping = False
+
+    wrapper.hooked = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
+    passed = (optimizer, *args)
+    for hook in chain(
+        list(_global_pre.values()), list(optimizer._optimizer_step_pre_hooks.values())
+    ):
+        replaced = hook(optimizer, passed, kwargs)
+        if replaced is None:
+            continue
+        if not (isinstance(replaced, tuple) and len(replaced) == 2):
+            raise RuntimeError(
+                f"{hook} must return None or a tuple of (new_args, new_kwargs), but got "
+                f"{replaced}."
+            )
+        passed, kwargs = replaced
+    result = step(*passed, **kwargs)
+    optimizer._optimizer_step_code()
+    for hook in chain(
+        list(optimizer._optimizer_step_post_hooks.values()), list(_global_post.values())
+    ):
+        hook(optimizer, passed, kwargs)
+    return result

@@ -1,0 +1,387 @@
+"""The optimizer: parameters in groups, their state, and the step.
+
+:class:`Optimizer` keeps the contract of :class:`torch.optim.Optimizer`, of which it is a
+subclass by name: frameworks test with ``isinstance``. Its behaviour is its own.
+
+An optimizer is a subclass with a *rule*: a pure function from a parameter, its gradient
+and its state to the new parameter and the new state. The signature is the schema. Names
+after ``param, grad`` are *slots*, the state tensors, made as zeros unless ``slots`` says
+otherwise. Keyword-only names are taken from the parameter's group, but for ``step``, the
+number of this step (1 at the first), and ``first``, whether the state is new.
+
+>>> class Lion(Optimizer):
+...     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
+...         super().__init__(
+...             params, dict(lr=lr, betas=betas, weight_decay=weight_decay)
+...         )
+...
+...     @staticmethod
+...     def rule(param, grad, exp_avg, *, lr, betas, weight_decay):
+...         update = torch.sign(ema(exp_avg, grad, betas[0]))
+...         param = (1 - lr * weight_decay) * param - lr * update
+...         return param, ema(exp_avg, grad, betas[1])
+>>> w = torch.tensor([1.0, -2.0], requires_grad=True)
+>>> w.grad = torch.tensor([0.3, -0.1])
+>>> Lion([w], lr=0.1).step()
+>>> w.tolist()
+[0.8999999761581421, -1.899999976158142]
+
+Whatever the rule says is fused into one native kernel for all parameters
+(:mod:`polyak.engine`); :func:`polyak.explain` shows it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .bounds import Check
+from .groups import checked_group, group_list, required
+from .hooks import HOOK_KINDS, Hooks, hooked
+from .schema import Schema, read_schema
+from .slot import Group, Slot
+from .terms import ema  # noqa: F401  (for the example above)
+
+__all__ = ["Optimizer", "required"]
+
+Closure = Callable[[], Any]
+
+
+class Optimizer(Hooks, torch.optim.Optimizer):
+    """The base of every optimizer.
+
+    Args:
+        params: tensors, or (name, tensor) pairs, or dicts that define parameter groups:
+            the key ``"params"`` and values of their own for some hyperparameters.
+        defaults: every hyperparameter with its default, or
+            :data:`required` for one that each group must give.
+
+    A subclass writes:
+
+    Attributes:
+        rule: the update, a static method (see the module).
+        slots: how slots come into being, where zeros will not do.
+        counts_steps: keep the counter ``state["step"]``; by default where the rule
+            takes ``step``.
+        bounds: checks of hyperparameters (:mod:`polyak.bounds`), made for every group.
+        constants: hyperparameters that a checkpoint does not change.
+        sparse_advice: what to add to the refusal of sparse gradients.
+
+    Raises:
+        TypeError: params is a tensor, or holds what is none; a rule that cannot be read.
+        ValueError: no parameters, a non-leaf, an unknown or missing group key, a value
+            out of its bounds.
+    """
+
+    rule: ClassVar[Callable[..., Any]]
+    slots: ClassVar[Mapping[str, Slot]] = {}
+    counts_steps: ClassVar[bool | None] = None
+    bounds: ClassVar[Mapping[str, Check]] = {}
+    constants: ClassVar[frozenset[str]] = frozenset()
+    sparse_advice: ClassVar[str] = ""
+    schema: ClassVar[Schema] = None  # type: ignore[assignment]
+
+    state: defaultdict[Any, Any]
+    param_groups: list[Group]
+    defaults: dict[str, Any]
+
+    _plan: Any = None
+    _stepping: bool = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "rule" in cls.__dict__:
+            cls.schema = read_schema(
+                cls.__name__, cls.rule, cls.slots, cls.counts_steps
+            )
+        if "step" in cls.__dict__ and not hasattr(cls.step, "hooked"):
+            cls.step = hooked(cls.step)  # type: ignore[method-assign]
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._clear_hooks()
+        self._warned_capturable_if_run_uncaptured = True
+        self.defaults = defaults
+        self.state = defaultdict(dict)
+        self.param_groups = []
+        if not any(value is required for value in defaults.values()):
+            self.check_group(defaults)
+        if defaults.get("fused") and defaults.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if defaults.get("fused") and defaults.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        for group in group_list(params):
+            self.add_param_group(group)
+
+    # Groups
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, or raise and change nothing.
+
+        Args:
+            param_group: ``"params"``, and values of its own for some hyperparameters.
+        """
+        group = checked_group(
+            type(self).__name__, param_group, self.defaults, self.param_groups
+        )
+        self.check_group(group)
+        for index, param in enumerate(group["params"]):
+            self.check_param(param, [len(self.param_groups), index])
+        self.param_groups.append(group)
+
+    def check_param(self, param: Tensor, position: list[int]) -> None:
+        """Raise where the optimizer cannot update a parameter.
+
+        Args:
+            param: the tensor.
+            position: its group's index, and its own in the group.
+        """
+        return
+
+    @classmethod
+    def check_group(cls, group: Mapping[str, Any]) -> None:
+        """Raise where a hyperparameter of a group is out of its bounds."""
+        for name, check in cls.bounds.items():
+            if name in group:
+                check(cls.__name__, name, group[name])
+
+    # The step
+
+    @hooked
+    def step(self, closure: Closure | None = None) -> Any:
+        """Do one step: update every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss anew and returns it; called once, before the
+                update, with gradients enabled.
+
+        Returns:
+            What the closure returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plan = self._plan
+        if plan is None or not plan.holds(self):
+            plan = self._make_plan()
+        if plan.eager:
+            with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+                self._run(plan)
+        else:
+            self._run(plan)
+        return loss
+
+    def _make_plan(self) -> Any:
+        from .engine.plan import Plan
+
+        if self.schema is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no rule: write the static method rule(param, "
+                "grad, *, lr), or override step."
+            )
+        self._plan = None
+        with torch.no_grad():
+            self._plan = Plan(self)
+        return self._plan
+
+    def _run(self, plan: Any) -> None:
+        if not plan.run(self):
+            again = self._make_plan().run(self)
+            assert again, "a plan just made must run"
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters.
+
+        Args:
+            set_to_none: drop them; otherwise fill them with zeros, detached from the
+                graph. A parameter without gradient is left out by ``step``; one with a
+                gradient of zeros is still decayed and moved by its momentum.
+        """
+        if torch.autograd._profiler_enabled():
+            name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
+            with torch.autograd.profiler.record_function(name):
+                self._zero_grad(set_to_none)
+        else:
+            self._zero_grad(set_to_none)
+
+    def _zero_grad(self, set_to_none: bool) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if set_to_none:
+                    param.grad = None
+                elif param.grad is not None:
+                    if param.grad.grad_fn is not None:
+                        param.grad.detach_()
+                    else:
+                        param.grad.requires_grad_(False)
+                    param.grad.zero_()
+
+    # What engines ask
+
+    def check_gradient(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        """Raise where the optimizer cannot use a gradient."""
+        if grad.is_sparse and self.on_sparse(group) is None:
+            raise RuntimeError(
+                f"{type(self).__name__} does not support sparse gradients"
+                f"{self.sparse_advice}"
+            )
+
+    def on_sparse(self, group: Group) -> str | None:
+        """What to do with sparse gradients in a group.
+
+        ``"rows"`` applies the rule to the rows that the gradient has, ``"dense"`` makes
+        it dense first, None refuses it.
+        """
+        return None
+
+    def missing_state(
+        self, param: Tensor, group: Group, present: tuple[str, ...]
+    ) -> list[str]:
+        """The names of the state that a parameter should have and has not."""
+        state = self.state[param] if param in self.state else {}
+        due = ("step", *present) if self.schema.counts_steps else present
+        return [name for name in due if state.get(name) is None]
+
+    def initial_state(
+        self, param: Tensor, group: Group, names: list[str]
+    ) -> dict[str, Any]:
+        """Fresh values for the state ``names`` of a parameter."""
+        made: dict[str, Any] = {}
+        model = torch.view_as_real(param) if param.is_complex() else param
+        for name in names:
+            if name == "step":
+                made[name] = self.loaded_step(param, 0.0, group)
+                continue
+            slot = self.schema.slots[name]
+            value = slot.init(model.detach(), group)
+            if slot.number:
+                made[name] = torch.tensor(float(value), dtype=_number_dtype())
+            else:
+                made[name] = (
+                    torch.view_as_complex(value) if param.is_complex() else value
+                )
+        return made
+
+    def loaded_step(self, param: Tensor, value: Any, group: Group | None = None) -> Any:
+        """A step counter of this optimizer's kind with the given value."""
+        group = self._group_of(param) if group is None else group
+        device = param.device if group.get("capturable") else torch.device("cpu")
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.detach().to(device, copy=True)
+        return torch.tensor(float(value), dtype=_number_dtype(), device=device)
+
+    def _group_of(self, param: Tensor) -> Group:
+        for group in self.param_groups:
+            if any(param is other for other in group["params"]):
+                return group
+        return self.defaults
+
+    # State dicts
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, in torch's layout.
+
+        Returns:
+            ``{"state": {index: {slot: tensor}}, "param_groups": [group, ...]}``, with
+            parameters by their index. The tensors are the live ones, not copies.
+        """
+        for hook in list(self._optimizer_state_dict_pre_hooks.values()):
+            hook(self)
+        state_dict = checkpoint.pack(self)
+        for hook in list(self._optimizer_state_dict_post_hooks.values()):
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this optimizer or of torch's, or change nothing.
+
+        Hyperparameters become the checkpoint's; how steps are computed (``foreach``,
+        ``fused``, ``capturable``, ``differentiable``) stays as it is. State keeps its
+        dtype and shares no memory with the source.
+
+        Raises:
+            ValueError: groups that differ in number or size, slots of another shape,
+                values out of their bounds.
+        """
+        state_dict = state_dict.copy()
+        for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
+            replaced = hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        checkpoint.unpack(self, state_dict)
+        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):
+            hook(self)
+
+    # Copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A scheduler's wrapper around `step` belongs to this object, not to a copy.
+        own = ("_plan", "_stepping", "step")
+        return {key: value for key, value in self.__dict__.items() if key not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for kind in HOOK_KINDS:
+            if kind not in self.__dict__:
+                self._clear_hooks()
+                break
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        copy.__setstate__(deepcopy(self.__getstate__(), memo))
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = self.__getstate__()
+        for kind in HOOK_KINDS:
+            state[kind] = _picklable(state[kind], kind)
+        return _new, (type(self),), state
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {k}: {group[k]}" for k in sorted(group) if k != "params"]
+        return "\n".join([*lines, ")"])
+
+    # What torch's profiler calls after a step, to look at the optimizer.
+    def _optimizer_step_code(self) -> None:
+        return
+
+    # torch wraps the class's `step` here; ours is wrapped where it is defined.
+    def _patch_step_function(self) -> None:
+        return
+
+
+def _new(cls: type[Optimizer]) -> Optimizer:
+    return cls.__new__(cls)
+
+
+def _number_dtype() -> torch.dtype:
+    double = torch.get_default_dtype() is torch.float64
+    return torch.float64 if double else torch.float32
+
+
+def _picklable(hooks: Any, kind: str) -> Any:
+    kept = type(hooks)()
+    for key, hook in hooks.items():
+        try:
+            pickle.dumps(hook)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            warnings.warn(
+                f"the pickle leaves out {hook!r} of {kind}: functions defined inside "
+                "functions cannot be pickled. Register it again after loading.",
+                stacklevel=4,
+            )
+        else:
+            kept[key] = hook
+    return kept

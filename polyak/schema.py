@@ -1,0 +1,145 @@
+"""What a rule's signature says: its slots and the values it wants injected."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .slot import Group, Slot
+
+__all__ = ["NUMBER", "Schema", "read_schema", "skeleton"]
+
+INJECTED = ("step", "first")
+
+
+class _Number:
+    """Stands for a number in a skeleton."""
+
+    def __repr__(self) -> str:
+        return "NUMBER"
+
+
+NUMBER = _Number()
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A rule, and what must be given to it.
+
+    Attributes:
+        rule: the function ``(param, grad, *slots, *, hyperparameters)``.
+        slots: every slot by name, in the order of the signature.
+        hyperparameters: names taken from the parameter group.
+        wants_step: the rule has the keyword ``step``.
+        wants_first: the rule has the keyword ``first``.
+        counts_steps: a step counter is kept in the state.
+    """
+
+    owner: str
+    rule: Callable[..., Any]
+    slots: Mapping[str, Slot]
+    hyperparameters: tuple[str, ...]
+    wants_step: bool
+    wants_first: bool
+    counts_steps: bool
+
+    def present(self, group: Group) -> tuple[str, ...]:
+        """The slots that a parameter of this group has."""
+        return tuple(name for name, slot in self.slots.items() if slot.wanted(group))
+
+    def tensor_slots(self, present: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of ``present`` that are tensors like the parameter."""
+        return tuple(name for name in present if not self.slots[name].number)
+
+    def numbers(self, present: tuple[str, ...]) -> tuple[str, ...]:
+        """State entries that are numbers: the slots that are, then the step counter."""
+        slots = tuple(name for name in present if self.slots[name].number)
+        return (*slots, "step") if self.counts_steps else slots
+
+    def inputs(
+        self, hyperparameters: tuple[float, ...], state: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        """What a scalar program takes: slots, the step to come, hyperparameters.
+
+        Args:
+            hyperparameters: the numbers among the group's values.
+            state: the values of :meth:`numbers`, before the step.
+        """
+        if not self.counts_steps:
+            return (*state, *hyperparameters)
+        if self.wants_step:
+            return (*state[:-1], state[-1] + 1, *hyperparameters)
+        return (*state[:-1], *hyperparameters)
+
+
+def read_schema(
+    owner: str,
+    rule: Callable[..., Any],
+    slots: Mapping[str, Slot],
+    counts_steps: bool | None,
+) -> Schema:
+    """Check the signature of a rule and read it.
+
+    Raises:
+        TypeError: the signature is not that of a rule, or ``slots`` names one that it
+            does not have.
+    """
+    signature = inspect.signature(rule)
+    positional, keywords = [], []
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            positional.append(name)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            keywords.append(name)
+        else:
+            raise TypeError(
+                f"{owner}.rule{signature} takes {parameter}: name every slot as a "
+                "positional argument and every hyperparameter after the `*`."
+            )
+    if positional[:2] != ["param", "grad"]:
+        raise TypeError(
+            f"{owner}.rule{signature} must begin with (param, grad, ...): make it a "
+            "@staticmethod with these two arguments first."
+        )
+    unknown = sorted(set(slots) - set(positional[2:]))
+    if unknown:
+        raise TypeError(
+            f"{owner}.slots declares {', '.join(unknown)}, which "
+            f"{owner}.rule{signature} does not take."
+        )
+    wants_step = "step" in keywords
+    if wants_step and counts_steps is False:
+        raise TypeError(
+            f"{owner}.rule{signature} takes `step`, but counts_steps is False."
+        )
+    return Schema(
+        owner=owner,
+        rule=rule,
+        slots={name: slots.get(name, Slot()) for name in positional[2:]},
+        hyperparameters=tuple(name for name in keywords if name not in INJECTED),
+        wants_step=wants_step,
+        wants_first="first" in keywords,
+        counts_steps=wants_step if counts_steps is None else counts_steps,
+    )
+
+
+def skeleton(value: Any, numbers: list[float]) -> Any:
+    """Split a hyperparameter: numbers go to the list, what they sit in is returned.
+
+    >>> numbers = []
+    >>> skeleton((None, 0.5), numbers), numbers
+    ((None, NUMBER), [0.5])
+    """
+    if isinstance(value, tuple | list):
+        return tuple(skeleton(part, numbers) for part in value)
+    if isinstance(value, Tensor):
+        numbers.append(value.item())
+        return NUMBER
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        numbers.append(value)
+        return NUMBER
+    return value

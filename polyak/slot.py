@@ -1,0 +1,47 @@
+"""Slots: the state that an optimizer keeps for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Group", "Slot", "zeros"]
+
+Group = dict[str, Any]
+
+
+def zeros(param: Tensor, group: Group) -> Tensor:
+    """Zeros, laid out like the parameter."""
+    return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """How one state tensor of a parameter comes into being.
+
+    A slot that an optimizer does not declare is a tensor of zeros like the parameter.
+
+    Args:
+        init: ``init(param, group)`` gives the first value. A complex parameter comes as
+            pairs of reals, and so should the value. For a number, a float.
+        when: the slot exists where this hyperparameter is true (its name), or where
+            this function of the group is. Elsewhere the rule receives None.
+        number: the slot is one number, which the rule receives as a scalar and may
+            branch on. It is kept as a 0-d tensor.
+    """
+
+    init: Callable[[Tensor, Group], Any] = zeros
+    when: str | Callable[[Group], bool] | None = None
+    number: bool = False
+
+    def wanted(self, group: Group) -> bool:
+        """Whether a parameter of this group has the slot."""
+        if self.when is None:
+            return True
+        return bool(
+            group[self.when] if isinstance(self.when, str) else self.when(group)
+        )
