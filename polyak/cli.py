@@ -137,7 +137,7 @@ def _summary(optimizer: type[Optimizer]) -> str:
     """The first sentence of the docstring, its markup taken off."""
     paragraph = inspect.cleandoc(optimizer.__doc__ or "").partition("\n\n")[0]
     text = " ".join(paragraph.split())
-    text = re.sub(r"`+([^`<]*?)\s*(?:<[^>]*>)?`+_*", r"\1", text)
+    text = re.sub(r"(?::\w+:)?`+([^`<]*?)\s*(?:<[^>]*>)?`+_*", r"\1", text)
     return re.split(r"(?<=[.!?])(?<! al\.)\s+(?=[A-Z])", text)[0]
 
 
@@ -146,19 +146,16 @@ def explain_command(
     optimizer: Annotated[str, typer.Argument(help="Its name, in any case.")],
 ) -> None:
     """Print an optimizer's rule, and the kernel that is made of it."""
-    console = Console()
     with _shown(ValueError):
         kind = by_name(optimizer)
     update = kind.step if kind.schema is None else kind.rule
-    _print_code(console, textwrap.dedent(inspect.getsource(update)))
-    typer.echo(str(polyak.explain(_example(kind), kernel=True)))
-
-
-def _print_code(console: Console, code: str) -> None:
+    rule = textwrap.dedent(inspect.getsource(update))
+    console = Console()
+    text = f"{rule}\n{polyak.explain(_example(kind), kernel=True)}"
     if console.is_terminal:
-        console.print(Syntax(code, "python", background_color="default"))
+        console.print(Syntax(text, "python", theme="ansi_dark", word_wrap=True))
     else:
-        typer.echo(code)
+        typer.echo(text)
 
 
 def _example(kind: Any) -> Optimizer:

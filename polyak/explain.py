@@ -2,20 +2,141 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from .engine.survey import Hyperparameters, Member, kernel_for, survey
+
 if TYPE_CHECKING:
-    from .engine.plan import Plan
+    from .engine.kernel import Kernel
     from .optimizer import Optimizer
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "Served", "explain"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A parameter and the engine that runs it.
+
+    Attributes:
+        name: its name where the optimizer has names, its number otherwise.
+        shape: its shape.
+        dtype: its dtype.
+        engine: ``"cpu"``, one fused kernel, or ``"eager"``, the rule called on tensors.
+        why: the reason for the eager engine.
+        kernel: number of the kernel in :attr:`Explanation.kernels`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    engine: str
+    why: str | None
+    kernel: int | None
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        runs = f"kernel {self.kernel}" if self.why is None else f"eager: {self.why}"
+        return f"{self.name} {self.shape} {dtype}: {runs}"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    pass
+    """What :func:`explain` found; ``str()`` of it is the text.
+
+    Attributes:
+        optimizer: the optimizer's name.
+        served: every parameter, in order.
+        kernels: the kernels that serve them.
+        show_kernels: the text has the kernels' loops.
+    """
+
+    optimizer: str
+    served: list[Served]
+    kernels: list[Kernel]
+    show_kernels: bool = False
+
+    def __str__(self) -> str:
+        fused = sum(served.engine == "cpu" for served in self.served)
+        kernels = f"{len(self.kernels)} kernel{'s' * (len(self.kernels) != 1)}"
+        lines = [
+            f"{self.optimizer}: {fused} of {len(self.served)} parameters in {kernels}"
+        ]
+        lines += [f"  {served}" for served in self.served]
+        if self.show_kernels:
+            for number, kernel in enumerate(self.kernels):
+                lines += ["", f"kernel {number}", kernel.listing.rstrip()]
+        return "\n".join(lines)
 
 
 def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
-    return Explanation()
+    """Tell for each parameter of an optimizer which engine runs it, and why.
+
+    Nothing is changed. A parameter without gradient is judged as if it had one like
+    itself, and the kernels are those of a step that is not the first.
+
+    Args:
+        optimizer: one of polyak's.
+        kernel: show the generated kernels too. ``explanation.kernels[0].ir`` is the
+            LLVM that they are compiled from.
+
+    >>> import polyak
+    >>> w = torch.zeros(3, requires_grad=True)
+    >>> print(polyak.explain(polyak.SGD([w], lr=0.1), kernel=True))
+    SGD: 1 of 1 parameters in 1 kernel
+      0 (3,) float32: kernel 0
+    <BLANKLINE>
+    kernel 0
+    # SGD: param float32, grad float32
+    # for each number, in float32
+    for i in range(n):
+        param[i] = param[i] - lr * grad[i]
+    """
+    owner = type(optimizer).__name__
+    if optimizer.schema is None:
+        served = [
+            Served(name, tuple(p.shape), p.dtype, "eager", f"{owner} has no rule", None)
+            for name, p in _named(optimizer)
+        ]
+        return Explanation(owner, served, [], kernel)
+    kernels: list[Kernel] = []
+    served = []
+    names = {id(param): name for name, param in _named(optimizer)}
+    with torch.no_grad():
+        members = list(_members(optimizer))
+        for verdict in survey(optimizer, members, Hyperparameters.of(optimizer)):
+            number = None
+            if verdict.why is None:
+                made, _ = kernel_for(optimizer, verdict)
+                if made not in kernels:
+                    kernels.append(made)
+                number = kernels.index(made)
+            param = verdict.member.param
+            engine = "cpu" if verdict.why is None else "eager"
+            name, shape = names[id(param)], tuple(param.shape)
+            served.append(Served(name, shape, param.dtype, engine, verdict.why, number))
+    return Explanation(owner, served, kernels, kernel)
+
+
+def _named(optimizer: Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    count = 0
+    for group in optimizer.param_groups:
+        for index, param in enumerate(group["params"]):
+            names = group.get("param_names")
+            yield (names[index] if names else str(count)), param
+            count += 1
+
+
+def _members(optimizer: Optimizer) -> Iterator[Member]:
+    """Every parameter as it will be in a step, with stand-ins for what it lacks."""
+    for index, group in enumerate(optimizer.param_groups):
+        present = optimizer.schema.present(group)
+        for param in group["params"]:
+            grad = torch.empty_like(param) if param.grad is None else param.grad
+            missing = optimizer.missing_state(param, group, present)
+            state = dict(optimizer.state.get(param, {}))
+            state |= optimizer.initial_state(param, group, missing)
+            yield Member(param, grad, index, state, present, first=False)

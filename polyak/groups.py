@@ -50,13 +50,13 @@ def group_list(params: Any) -> list[Group]:
     """
     if isinstance(params, Tensor):
         raise TypeError(
-            "params argument given to the optimizer should be an iterable of Tensors or "
-            f"dicts, but got {torch.typename(params)}: write [param]"
+            "params argument given to the optimizer should be an iterable of Tensors "
+            f"or dicts, but got {torch.typename(params)}: write [param]"
         )
     if isinstance(params, Mapping):
         raise TypeError(
-            "params argument given to the optimizer should be an iterable of Tensors or "
-            "dicts, but got a dict: write [group] for one group"
+            "params argument given to the optimizer should be an iterable of Tensors "
+            "or dicts, but got a dict: write [group] for one group"
         )
     groups = list(_ordered(params))
     if not groups:

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from torch._C._autograd import _profiler_enabled
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -111,7 +112,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(self, *args, **kwargs)
         self._stepping = True
         try:
-            if torch.autograd._profiler_enabled():
+            if _profiler_enabled():
                 name = f"Optimizer.step#{type(self).__name__}.step"
                 with torch.autograd.profiler.record_function(name):
                     return _with_hooks(step, self, args, kwargs)
@@ -126,15 +127,16 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
     passed = (optimizer, *args)
     for hook in chain(
-        list(_global_pre.values()), list(optimizer._optimizer_step_pre_hooks.values())
+        list(_global_pre.values()),
+        list(optimizer._optimizer_step_pre_hooks.values()),
     ):
         replaced = hook(optimizer, passed, kwargs)
         if replaced is None:
             continue
         if not (isinstance(replaced, tuple) and len(replaced) == 2):
             raise RuntimeError(
-                f"{hook} must return None or a tuple of (new_args, new_kwargs), but got "
-                f"{replaced}."
+                f"{hook} must return None or a tuple of (new_args, new_kwargs), but "
+                f"got {replaced}."
             )
         passed, kwargs = replaced
     result = step(*passed, **kwargs)

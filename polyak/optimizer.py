@@ -1,13 +1,14 @@
 """The optimizer: parameters in groups, their state, and the step.
 
-:class:`Optimizer` keeps the contract of :class:`torch.optim.Optimizer`, of which it is a
-subclass by name: frameworks test with ``isinstance``. Its behaviour is its own.
+:class:`Optimizer` keeps the contract of :class:`torch.optim.Optimizer`, of which it is
+a subclass by name: frameworks test with ``isinstance``. Its behaviour is its own.
 
 An optimizer is a subclass with a *rule*: a pure function from a parameter, its gradient
 and its state to the new parameter and the new state. The signature is the schema. Names
-after ``param, grad`` are *slots*, the state tensors, made as zeros unless ``slots`` says
-otherwise. Keyword-only names are taken from the parameter's group, but for ``step``, the
-number of this step (1 at the first), and ``first``, whether the state is new.
+after ``param, grad`` are *slots*, the state tensors, made as zeros unless ``slots``
+says otherwise. Keyword-only names are taken from the parameter's group, but for
+``step``, the number of this step (1 at the first), and ``first``, whether the state is
+new.
 
 >>> class Lion(Optimizer):
 ...     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
@@ -41,6 +42,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 
 from . import checkpoint
 from .bounds import Check
@@ -76,7 +78,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         sparse_advice: what to add to the refusal of sparse gradients.
 
     Raises:
-        TypeError: params is a tensor, or holds what is none; a rule that cannot be read.
+        TypeError: params is a tensor, or holds what is none.
         ValueError: no parameters, a non-leaf, an unknown or missing group key, a value
             out of its bounds.
     """
@@ -98,7 +100,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if "rule" in cls.__dict__:
+        if hasattr(cls, "rule"):
             cls.schema = read_schema(
                 cls.__name__, cls.rule, cls.slots, cls.counts_steps
             )
@@ -184,8 +186,8 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
         if self.schema is None:
             raise NotImplementedError(
-                f"{type(self).__name__} has no rule: write the static method rule(param, "
-                "grad, *, lr), or override step."
+                f"{type(self).__name__} has no rule: write the static method "
+                "rule(param, grad, *, lr), or override step."
             )
         self._plan = None
         with torch.no_grad():
@@ -205,7 +207,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 graph. A parameter without gradient is left out by ``step``; one with a
                 gradient of zeros is still decayed and moved by its momentum.
         """
-        if torch.autograd._profiler_enabled():
+        if _profiler_enabled():
             name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
             with torch.autograd.profiler.record_function(name):
                 self._zero_grad(set_to_none)
@@ -246,7 +248,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         self, param: Tensor, group: Group, present: tuple[str, ...]
     ) -> list[str]:
         """The names of the state that a parameter should have and has not."""
-        state = self.state[param] if param in self.state else {}
+        state = self.state.get(param, {})
         due = ("step", *present) if self.schema.counts_steps else present
         return [name for name in due if state.get(name) is None]
 
@@ -293,8 +295,8 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             ``{"state": {index: {slot: tensor}}, "param_groups": [group, ...]}``, with
             parameters by their index. The tensors are the live ones, not copies.
         """
-        for hook in list(self._optimizer_state_dict_pre_hooks.values()):
-            hook(self)
+        for prepare in list(self._optimizer_state_dict_pre_hooks.values()):
+            prepare(self)
         state_dict = checkpoint.pack(self)
         for hook in list(self._optimizer_state_dict_post_hooks.values()):
             replaced = hook(self, state_dict)
@@ -317,8 +319,8 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         checkpoint.unpack(self, state_dict)
-        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):
-            hook(self)
+        for finish in list(self._optimizer_load_state_dict_post_hooks.values()):
+            finish(self)
 
     # Copies
 

@@ -26,7 +26,7 @@ class _Number:
 NUMBER = _Number()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
     """A rule, and what must be given to it.
 

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 
-import polyak
 import pytest
 import torch
-from polyak.cli import INTERRUPTED, _summary, app
 from typer.testing import CliRunner
+
+import polyak
+from polyak.cli import INTERRUPTED, _summary, app
 
 MINE = """
 from dataclasses import replace
@@ -161,7 +162,7 @@ def test_a_summary_is_the_first_sentence_without_markup():
 def test_explain_prints_the_rule_and_the_kernel(polyak_):
     result = polyak_("explain", "adamw")
     assert result.exit_code == 0
-    assert "def rule(param, grad, exp_avg, exp_avg_sq" in result.output
+    assert result.output.startswith("@staticmethod\ndef rule(")
     assert "beta1, beta2 = betas" in result.output
     parameter = torch.zeros(4, 4, requires_grad=True)
     parameter.grad = torch.ones(4, 4)

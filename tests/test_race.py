@@ -118,6 +118,17 @@ def test_times_leave_out_the_first_step_and_the_closure(monkeypatch):
     assert lap.optimizer_seconds == 95
 
 
+def test_the_clock_waits_for_an_accelerator(monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.synchronize", lambda: seen.append("done"))
+    monkeypatch.setattr(
+        "polyak.race.lap.perf_counter", lambda: seen.append("read") or len(seen)
+    )
+    race(parabola(epochs=1), lineup(["sgd(lr=0.1)"]))
+    assert seen == ["done", "read"] * 4
+
+
 def test_one_step_has_no_time_to_tell():
     (lap,) = race(parabola(epochs=1), lineup(["sgd(lr=0.1)"])).laps
     assert lap.step_seconds is None

@@ -17,31 +17,11 @@ from . import jit, team, torch_abi
 from .formats import Format
 from .kernel import Kernel
 from .reading import Reading
+from .survey import Member, Numbers
 from .table import CHUNK, Table
 from .walk import walk
 
-__all__ = ["Bucket", "Member", "Numbers"]
-
-Numbers = tuple[float, ...]
-
-
-@dataclass(eq=False)
-class Member:
-    """A parameter that has a gradient.
-
-    Attributes:
-        group: index of the parameter's group.
-        state: the parameter's state, complete.
-        present: the slots it has.
-        first: the state was made in this step.
-    """
-
-    param: Tensor
-    grad: Tensor
-    group: int
-    state: dict[str, Any]
-    present: tuple[str, ...]
-    first: bool
+__all__ = ["Bucket"]
 
 
 @dataclass(eq=False)

@@ -135,11 +135,12 @@ def same_layout(tensor: Tensor, model: Tensor) -> bool:
 
 def overlapping(owners: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> set[Tensor]:
     """The parameters of which some written tensor shares memory with another's."""
-    spans = []
-    for owner, tensors in owners:
-        for tensor in tensors:
-            if type(tensor) in _PLAIN and _tensor_objection("", tensor) is None:
-                spans.append((*_span(tensor), owner))
+    spans = [
+        (*_span(tensor), owner)
+        for owner, tensors in owners
+        for tensor in tensors
+        if _tensor_objection("", tensor) is None
+    ]
     spans.sort(key=lambda span: span[:2])
     clashing: set[Tensor] = set()
     reach, last = 0, None

@@ -1,8 +1,8 @@
 """LLVM IR in, callable machine code out.
 
 llvmlite is used directly: it loads in 0.04 s where Numba, which stands on it, takes
-0.7 s, and it gives control over aliasing, vector width and atomics. A module compiles in
-some hundredths of a second; the object code is kept on disk (:mod:`.cache`).
+0.7 s, and it gives control over aliasing, vector width and atomics. A module compiles
+in some hundredths of a second; the object code is kept on disk (:mod:`.cache`).
 """
 
 from __future__ import annotations

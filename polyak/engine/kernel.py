@@ -11,6 +11,7 @@ import numpy as np
 from torch import fx
 
 from .formats import Format
+from .listing import listing
 from .operators import operator_name
 from .table import loads, record_type
 from .trace import Graph
@@ -23,7 +24,7 @@ _CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
 _COMPARE = "fcmp {0} {T} {1}, {2}"
 _LOGIC = "{0} i1 {1}, {2}"
 
-# Operator: LLVM's name, the text of the instruction, whether the result is a truth value.
+# Operator: LLVM's name, the instruction, whether the result is a truth value.
 _INSTRUCTIONS: dict[str, tuple[str, str, bool]] = {
     "add": ("fadd", _BINARY, False),
     "sub": ("fsub", _BINARY, False),
@@ -86,8 +87,9 @@ def generate(
     roles = (*slots, "grad")
     body = _Body(graph, formats, real, maximize)
     dtype = np.dtype(np.float64 if wide else np.float32)
-    ir = _module(name, roles, formats, body, dtype.itemsize)
-    return Kernel(ir, roles, dtype, _listing(name, graph, formats, real, maximize))
+    ir = _module(roles, formats, body, dtype.itemsize)
+    text = listing(name, graph, formats, dtype.name, maximize=maximize)
+    return Kernel(ir, roles, dtype, text)
 
 
 class _Body:
@@ -137,7 +139,7 @@ class _Body:
         return format.load(self.emit, self.real, self._address(name, format))
 
     def _instruction(self, node: fx.Node) -> str:
-        name = operator_name(node.target)  # type: ignore[arg-type]
+        name = operator_name(node.target)
         word, text, _ = _INSTRUCTIONS[name]
         suffix = "f64" if self.real == "double" else "f32"
         operands = [self._operand(operand) for operand in node.args]
@@ -155,7 +157,6 @@ class _Body:
 
 
 def _module(
-    name: str,
     roles: Sequence[str],
     formats: dict[str, Format],
     body: _Body,
@@ -184,8 +185,7 @@ def _module(
     )
     passed = ", ".join(f"ptr %{role}" for role in roles)
     text = "\n".join(f"  {line}" for line in body.lines)
-    return f"""; {name}
-{record_type}
+    return f"""{record_type}
 
 define internal void @apply(i64 %n, {", ".join(pointers)}, ptr noalias %values) #0 {{
 entry:
@@ -256,52 +256,3 @@ def _declarations(body: _Body) -> str:
 
 def _each(items: Sequence[Any], line: Callable[[int, Any], str]) -> str:
     return "\n".join(line(index, item) for index, item in enumerate(items))
-
-
-_INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "eq": "==",
-    "ne": "!=",
-    "and": "&",
-    "or": "|",
-}
-
-
-def _listing(
-    name: str, graph: Graph, formats: dict[str, Format], real: str, maximize: bool
-) -> str:
-    """The loop as a person would write it: the same operations in the same order."""
-    names: dict[Any, str] = {node: str(node) for node in graph.arguments()}
-    lines = []
-    for role, node in graph.tensors.items():
-        if node.users or node in graph.outputs.values():
-            names[node] = str(node)
-            sign = "-" if maximize and role == "grad" else ""
-            lines.append(f"{node} = {sign}{role}[i]")
-    for node in graph.nodes:
-        if node in graph.scalars:
-            continue
-        word = operator_name(node.target)  # type: ignore[arg-type]
-        operands = [names[x] if x in names else repr(x) for x in node.args]
-        if word in _INFIX:
-            text = f" {_INFIX[word]} ".join(operands)
-        else:
-            text = f"{word}({', '.join(operands)})"
-        names[node] = str(node)
-        lines.append(f"{node} = {text}")
-    for role, value in graph.outputs.items():
-        if role in formats and value is not graph.tensors[role]:
-            lines.append(f"{role}[i] = {names.get(value, repr(value))}")
-    arguments = ", ".join(str(node) for node in graph.arguments())
-    storage = ", ".join(f"{role}: {format.name}" for role, format in formats.items())
-    loop = "\n    ".join(lines)
-    return (
-        f"# {name}({storage}; {arguments}), in {real}\nfor i in range(n):\n    {loop}\n"
-    )

@@ -38,7 +38,9 @@ class Reading:
     program: ScalarProgram
 
 
-_readings: WeakKeyDictionary[Any, dict[Situation, list[Reading]]] = WeakKeyDictionary()
+_readings: WeakKeyDictionary[Schema, dict[Situation, list[Reading]]] = (
+    WeakKeyDictionary()
+)
 _lock = threading.RLock()
 
 
@@ -54,7 +56,7 @@ def read(
             hyperparameters, in this order.
     """
     with _lock:
-        known = _readings.setdefault(schema.rule, {}).setdefault(situation, [])
+        known = _readings.setdefault(schema, {}).setdefault(situation, [])
         for reading in known:
             evaluated = reading.program.evaluate(*inputs)
             if evaluated is not None:

@@ -3,8 +3,8 @@
 torch's CPU operators run in a team of OpenMP threads. A kernel that opens its parallel
 region through the same runtime shares that team: ``torch.set_num_threads`` is honoured
 and no second pool competes for the cores. ``GOMP_parallel`` is libgomp's entry point;
-the OpenMP runtimes of Intel and LLVM export it on Linux too. Where it is missing, and in
-a process forked from one that had a team (which the fork leaves without its threads), a
+the OpenMP runtimes of Intel and LLVM export it on Linux too. Where it is missing, and
+in a process forked from one that had a team (the fork leaves its threads behind), a
 step runs on one thread.
 """
 

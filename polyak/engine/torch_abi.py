@@ -1,9 +1,9 @@
 """Reading a tensor from native code, through functions that torch itself exports.
 
 A step must look at every parameter, gradient and slot: any of them may have moved since
-the last step. One such look from Python costs 0.07 microseconds, several are needed a
-tensor, and a fused step on small tensors would spend most of its time there. Native code
-does it in a few nanoseconds, with:
+the last. A look from Python costs 0.07 microseconds, several are needed a tensor, and a
+fused step on small tensors would spend most of its time there. Native code does it in a
+few nanoseconds, with:
 
 - ``c10::TensorImpl::grad() const``, which gives the gradient of a parameter;
 - ``torch::autograd::impl::bump_version``, what ``increment_version`` calls;

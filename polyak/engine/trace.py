@@ -33,8 +33,9 @@ __all__ = ["Graph", "RuleError", "leaf", "trace"]
 Value = fx.Node | float | int | bool
 _HERE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
-_COMPUTES_ON_SCALARS = frozenset(
-    "add sub mul div floordiv mod pow neg pos abs lt le gt ge eq ne".split()
+_ON_SCALARS = (
+    *("add", "sub", "mul", "div", "floordiv", "mod", "pow", "neg", "pos", "abs"),
+    *("lt", "le", "gt", "ge", "eq", "ne"),
 )
 
 
@@ -230,7 +231,7 @@ class _Tracer(fx.Tracer):
         operands = [x for x in (*args, *kwargs.values()) if isinstance(x, _Stand)]
         if not any(isinstance(operand, Symbol) for operand in operands):
             return self._on_scalars(name, target, args, kwargs)
-        if kind == "call_method" and name.endswith("_") or "out" in kwargs:
+        if (kind == "call_method" and name.endswith("_")) or "out" in kwargs:
             self.refuse_mutation(f"x.{name}(...)")
         if name in ("maximum", "minimum") and len(args) < 2:  # x.max(): a reduction
             self._refuse_operator(name)
@@ -263,19 +264,22 @@ class _Tracer(fx.Tracer):
 
     def leaf(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Symbol:
         self.leaves.append(function.__name__)
-        node = self.graph.call_function(function, self.create_arg(args))
+        node = self.create_node("call_function", function, self._nodes(args), {})
         return Symbol(node, self)
 
     def _on_scalars(self, name: str, target: Any, args: Any, kwargs: Any) -> Scalar:
-        if name not in _COMPUTES_ON_SCALARS or isinstance(target, str) or kwargs:
+        if name not in _ON_SCALARS or isinstance(target, str) or kwargs:
             self.refuse(
                 f"calls {name} on a scalar, which is a Python number",
                 "use operators, such as x ** 0.5",
             )
-        node = self.graph.call_function(target, self.create_arg(args))
+        node = self.graph.call_function(target, self._nodes(args))
         known = (self.scalars[x.node] if isinstance(x, Scalar) else x for x in args)
         self.scalars[node] = target(*known)
         return Scalar(node, self)
+
+    def _nodes(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self.create_arg(operand) for operand in operands)
 
     def _operand(self, name: str, operand: Any) -> Any:
         if isinstance(operand, fx.Proxy):

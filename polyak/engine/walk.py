@@ -2,9 +2,10 @@
 
 ``check(table)`` looks at every tensor of a bucket through torch's own functions
 (:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
--1 if the table holds, or the column of the first tensor that is no longer what the table
-was made for: gone or moved, another dtype, shape, stride or device, a gradient that
-overlaps what will be written, a step counter that was changed. It changes nothing else.
+-1 if the table holds, or the column of the first tensor that is no longer what the
+table was made for: gone or moved, another dtype, shape, stride or device, a gradient
+that overlaps what will be written, a step counter that was changed. It changes nothing
+else.
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
 (``bump_version``), and runs the kernel, in a team of threads where the table says so.
@@ -25,7 +26,10 @@ __all__ = ["Walk", "walk"]
 
 @dataclass(frozen=True)
 class Walk:
-    """``check(address)`` keeps the interpreter's lock, ``launch(address)`` gives it up."""
+    """``check`` keeps the interpreter's lock, ``launch`` gives it up.
+
+    Both take the address of a table's record.
+    """
 
     check: Callable[[int], int]
     launch: Callable[[int], None]

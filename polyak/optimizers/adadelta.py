@@ -47,7 +47,7 @@ class Adadelta(Optimizer):
     >>> w.grad = torch.tensor([0.3, -4.0])
     >>> Adadelta([w], eps=1e-4).step()
     >>> w
-    tensor([ 0.9684, -1.9684], requires_grad=True)
+    tensor([ 0.9686, -1.9684], requires_grad=True)
     """
 
     counts_steps = True

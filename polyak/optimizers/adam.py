@@ -98,20 +98,8 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
-    def rule(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        max_exp_avg_sq=None,
-        *,
-        step,
-        lr,
-        betas,
-        eps,
-        weight_decay,
-        decoupled_weight_decay,
-    ):
+    def rule(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq=None, *,
+             step, lr, betas, eps, weight_decay, decoupled_weight_decay):  # fmt: skip
         beta1, beta2 = betas
         if weight_decay and decoupled_weight_decay:
             param = param * (1 - lr * weight_decay)

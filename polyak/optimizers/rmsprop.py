@@ -52,9 +52,9 @@ class RMSprop(Optimizer):
 
     >>> w = torch.tensor([1.0, -2.0], requires_grad=True)
     >>> w.grad = torch.tensor([0.3, -4.0])
-    >>> RMSprop([w], lr=0.1).step()
+    >>> RMSprop([w], lr=0.05).step()
     >>> w
-    tensor([ 0.0000, -1.0000], requires_grad=True)
+    tensor([ 0.5000, -1.5000], requires_grad=True)
     """
 
     counts_steps = True
@@ -99,19 +99,8 @@ class RMSprop(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
-    def rule(
-        param,
-        grad,
-        square_avg,
-        momentum_buffer=None,
-        grad_avg=None,
-        *,
-        lr,
-        alpha,
-        eps,
-        weight_decay,
-        momentum,
-    ):
+    def rule(param, grad, square_avg, momentum_buffer=None, grad_avg=None, *,
+             lr, alpha, eps, weight_decay, momentum):  # fmt: skip
         if weight_decay:
             grad = grad + weight_decay * param
         variance = square_avg = ema(square_avg, grad * grad, alpha)

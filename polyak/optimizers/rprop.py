@@ -1,4 +1,4 @@
-"""Rprop: a step size for each number, grown and shrunk by the signs of its gradients."""
+"""Rprop: a step size for each number, resized by the signs of its gradients."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class SGD(Optimizer):
         b_t      &= \mu\,b_{t-1} + (1 - \tau)\,g_t, \qquad b_1 = g_1 \\
         \theta_t &= \theta_{t-1} - \gamma\,b_t
 
-    With ``nesterov`` the step is :math:`\gamma\,(g_t + \mu\,b_t)`, without momentum it is
-    :math:`\gamma\,g_t`.
+    With ``nesterov`` the step is :math:`\gamma\,(g_t + \mu\,b_t)`, without momentum it
+    is :math:`\gamma\,g_t`.
 
     Args:
         params: tensors, (name, tensor) pairs, or dicts that define parameter groups.
@@ -91,18 +91,8 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
-    def rule(
-        param,
-        grad,
-        momentum_buffer=None,
-        *,
-        first,
-        lr,
-        momentum,
-        dampening,
-        weight_decay,
-        nesterov,
-    ):
+    def rule(param, grad, momentum_buffer=None, *,
+             first, lr, momentum, dampening, weight_decay, nesterov):  # fmt: skip
         if weight_decay:
             grad = grad + weight_decay * param
         if momentum_buffer is None:

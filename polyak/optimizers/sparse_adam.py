@@ -36,15 +36,15 @@ class SparseAdam(Optimizer):
         eps: :math:`\epsilon > 0`.
         maximize: go up the gradient.
 
-    State: ``step``, an int; ``exp_avg`` (:math:`m`) and ``exp_avg_sq`` (:math:`v`), each
-    like the parameter.
+    State: ``step``, an int; ``exp_avg`` (:math:`m`) and ``exp_avg_sq`` (:math:`v`),
+    each like the parameter.
 
     Raises:
         ValueError: a value out of its range; a sparse or complex parameter.
         RuntimeError: a dense gradient.
 
     >>> w = torch.ones(3, 2, requires_grad=True)
-    >>> w.grad = torch.sparse_coo_tensor([[1]], [[0.3, -4.0]], (3, 2))
+    >>> w.grad = torch.tensor([[0.0, 0.0], [0.3, -4.0], [0.0, 0.0]]).to_sparse(1)
     >>> SparseAdam([w], lr=0.1).step()
     >>> w
     tensor([[1.0000, 1.0000],

@@ -1,4 +1,19 @@
-"""Races of optimizers: who trains a real network best, and at what rate."""
+"""Races of optimizers: who trains a real network best, and at what rate.
+
+A task of your own is a function that returns one. With this in ``mine.py``, the command
+is ``polyak race --task mine:wine``::
+
+    from sklearn.datasets import load_wine
+    from torch import nn
+
+    from polyak.race import Task, classification
+
+
+    def wine() -> Task:
+        x, y = load_wine(return_X_y=True)
+        x = (x - x.mean(0)) / x.std(0)
+        return classification("wine", x, y, lambda: nn.Linear(13, 3))
+"""
 
 from .contender import Contender, lineup
 from .errors import RaceError

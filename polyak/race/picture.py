@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from .errors import RaceError
@@ -86,7 +87,10 @@ def _dress(axes: Axes, results: Results, memory: int) -> None:
     """The scales, the title and what else is not a curve."""
     if axes.dataLim.ymin > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0)
     axes.grid(color=GRID, lw=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -94,8 +98,9 @@ def _dress(axes: Axes, results: Results, memory: int) -> None:
     axes.tick_params(which="both", length=0, labelcolor=GREY, labelsize=9)
     axes.set_xlabel("step", color=GREY)
     mean = f", exponential mean over {memory} steps" if memory > 1 else ""
+    bands = f" Bands span {len(results.seeds)} seeds." if len(results.seeds) > 1 else ""
     subtitle = f"Training loss{mean}. Each optimizer at its best learning rate."
-    _write(axes, 0, 1.06, subtitle, GREY, size=10)
+    _write(axes, 0, 1.06, subtitle + bands, GREY, size=10)
     _write(axes, 0, 1.14, f"Race on {results.task.name}", INK, size=15, weight="bold")
 
 

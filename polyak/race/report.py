@@ -60,7 +60,7 @@ def table(rows: Sequence[Standing], target: float) -> Table:
     """Every contender in a row; the winner and each optimizer's best rate stand out."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("", justify="right")
-    grid.add_column("optimizer", no_wrap=True)
+    grid.add_column("optimizer", vertical="bottom")
     for header in (
         "learning\nrate",
         "test\naccuracy",
@@ -83,7 +83,7 @@ def _cells(row: Standing, target: float) -> list[str]:
         escape(row.contender.name),
         f"{row.contender.lr:g}",
         _percentage([score.accuracy for score in row.scores]),
-        "diverged" if row.diverged else f"{row.loss:.4f}",
+        "diverged" if row.diverged else _loss(row.loss),
         NOTHING if steps is None else f"{steps:.0f}",
         _duration(row.step_seconds),
         _duration(row.optimizer_seconds),
@@ -103,6 +103,12 @@ def _percentage(values: Sequence[float]) -> str:
         return NOTHING
     mean = f"{100 * sum(values) / len(values):.2f}"
     return f"{mean} ± {100 * stdev(values):.2f} %" if len(values) > 1 else f"{mean} %"
+
+
+def _loss(loss: float | None) -> str:
+    if loss is None:
+        return NOTHING
+    return f"{loss:.4f}" if abs(loss) < 1000 else f"{loss:.3g}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,0 +1,1 @@
+"""polyak and ``torch.optim`` measured side by side: ``python -m benchmarks --help``."""

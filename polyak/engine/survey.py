@@ -1,0 +1,205 @@
+"""Looking over an optimizer: how the rule reads for each parameter, and who runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..schema import Schema, skeleton
+from ..slot import Group
+from .fitness import Tensors, objection, overlapping
+from .formats import Format, format_of
+from .kernel import Kernel, generate
+from .reading import Reading, Situation, read
+
+if TYPE_CHECKING:
+    from ..optimizer import Optimizer
+
+__all__ = ["Hyperparameters", "Member", "Numbers", "Verdict", "kernel_for", "survey"]
+
+Numbers = tuple[float, ...]
+
+_SWITCHES = ("maximize", "foreach", "fused", "differentiable", "capturable")
+_FIXED = (float, int, bool, str, type(None))
+
+
+@dataclass(eq=False)
+class Member:
+    """A parameter that has a gradient.
+
+    Attributes:
+        group: index of the parameter's group.
+        state: the parameter's state, complete.
+        present: the slots it has.
+        first: the state was made in this step.
+    """
+
+    param: Tensor
+    grad: Tensor
+    group: int
+    state: dict[str, Any]
+    present: tuple[str, ...]
+    first: bool
+
+    def slots(self, schema: Schema) -> list[Tensor]:
+        """The state tensors like the parameter, in the rule's order."""
+        return [self.state[name] for name in schema.tensor_slots(self.present)]
+
+    def numbers(self, schema: Schema) -> list[Any]:
+        """The scalar slots and the step counter."""
+        return [self.state[name] for name in schema.numbers(self.present)]
+
+
+@dataclass(eq=False)
+class Hyperparameters:
+    """The hyperparameters of all groups.
+
+    Attributes:
+        objects: the values themselves.
+        fixed: none of them can change in place.
+        structure: what selects engines, slots and readings, by group.
+        skeletons: the values that the rule takes, without their numbers, by group.
+        numbers: those numbers, by group.
+    """
+
+    objects: list[Any]
+    fixed: bool
+    structure: list[Any]
+    skeletons: list[tuple[Any, ...]]
+    numbers: list[Numbers]
+
+    @staticmethod
+    def values(optimizer: Optimizer) -> Iterator[Any]:
+        """Every value of every group, in a fixed order."""
+        keys = tuple(optimizer.defaults)
+        return (group.get(key) for group in optimizer.param_groups for key in keys)
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Hyperparameters:
+        """Read them off an optimizer."""
+        schema = optimizer.schema
+        objects = list(cls.values(optimizer))
+        structure, skeletons, numbers = [], [], []
+        for group in optimizer.param_groups:
+            found: list[float] = []
+            shape = tuple(
+                skeleton(group[name], found) for name in schema.hyperparameters
+            )
+            switches = tuple(group.get(switch) for switch in _SWITCHES)
+            structure.append((shape, switches, schema.present(group)))
+            skeletons.append(shape)
+            numbers.append(tuple(found))
+        fixed = all(map(_is_fixed, objects))
+        return cls(objects, fixed, structure, skeletons, numbers)
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether a value cannot change while it is the same object."""
+    if isinstance(value, tuple):
+        return all(map(_is_fixed, value))
+    return type(value) in _FIXED
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What is to happen with a parameter.
+
+    Attributes:
+        reading: the rule as it reads for it.
+        why: why it must run eagerly; None where a kernel serves it.
+    """
+
+    member: Member
+    reading: Reading
+    why: str | None
+
+
+def survey(
+    optimizer: Optimizer, members: Sequence[Member], known: Hyperparameters
+) -> Iterator[Verdict]:
+    """Judge every member, in order."""
+    schema = optimizer.schema
+    readings: dict[Any, Reading] = {}
+    clashes = overlapping(_written(members))
+    compiling = torch.compiler.is_compiling()
+    for member in members:
+        state = tuple(float(number) for number in member.numbers(schema))
+        first = member.first and schema.wants_first
+        key = (member.group, member.present, first, state)
+        if key not in readings:
+            skeletons = known.skeletons[member.group]
+            situation = Situation(member.present, first, skeletons)
+            inputs = schema.inputs(known.numbers[member.group], state)
+            readings[key] = read(schema, situation, inputs)[0]
+        reading = readings[key]
+        group = optimizer.param_groups[member.group]
+        why = _judge(schema, group, member, reading, clashes, compiling)
+        if why is not None and group.get("fused"):
+            raise RuntimeError(
+                f"`fused=True` asks {schema.owner} for a kernel, but a parameter of "
+                f"shape {tuple(member.param.shape)} cannot have one: {why}. Leave "
+                "`fused` at None to let such parameters run eagerly."
+            )
+        yield Verdict(member, reading, why)
+
+
+def _judge(
+    schema: Schema,
+    group: Group,
+    member: Member,
+    reading: Reading,
+    clashes: set[Tensor],
+    compiling: bool,
+) -> str | None:
+    if reading.graph.leaves:
+        return f"the rule calls {', '.join(reading.graph.leaves)}, a leaf"
+    tensors = Tensors(
+        member.param, member.grad, member.slots(schema), member.numbers(schema)
+    )
+    why = objection(group, tensors, compiling)
+    if why is None and member.param in clashes:
+        why = "its memory overlaps that of another tensor of the optimizer"
+    return why
+
+
+def _written(members: Iterable[Member]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    for member in members:
+        state = [value for value in member.state.values() if isinstance(value, Tensor)]
+        yield member.param, [member.param, *state]
+
+
+def kernel_for(
+    optimizer: Optimizer, verdict: Verdict
+) -> tuple[Kernel, dict[str, Format]]:
+    """The kernel that serves a member, and the storage of its tensors.
+
+    Members with the same kernel and the same state have equal dtypes throughout.
+    """
+    member, schema = verdict.member, optimizer.schema
+    group = optimizer.param_groups[member.group]
+    tensors = [member.param, *member.slots(schema), member.grad]
+    names = ("param", *schema.tensor_slots(member.present), "grad")
+    dtypes = tuple(tensor.dtype for tensor in tensors)
+    maximize = bool(group.get("maximize"))
+    return _kernel(schema.owner, verdict.reading, names, dtypes, maximize)
+
+
+@lru_cache(maxsize=256)
+def _kernel(
+    owner: str,
+    reading: Reading,
+    names: tuple[str, ...],
+    dtypes: tuple[torch.dtype, ...],
+    maximize: bool,
+) -> tuple[Kernel, dict[str, Format]]:
+    formats: dict[str, Format] = {}
+    for name, dtype in zip(names, dtypes, strict=True):
+        format = format_of(dtype)
+        assert format is not None, f"{dtype} was judged to have a kernel"
+        formats[name] = format
+    return generate(owner, reading.graph, formats, maximize=maximize), formats
