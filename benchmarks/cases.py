@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 __all__ = ["CASES", "Case", "LARGE", "Tensors", "resnet50"]
 
 Shape = tuple[int, ...]
+Before = Callable[[], object]
 LARGE = 25_000_000
 
 
@@ -85,44 +86,56 @@ class Tensors:
     """
 
     def __init__(self, case: Case) -> None:
-        self.case = case
-        self._made: list[tuple[list[Tensor], Callable[[], object] | None]] = []
+        self._make = (
+            partial(_network, case.layers)
+            if case.layers
+            else partial(_plain, case.shapes)
+        )
+        self._made: list[tuple[list[Tensor], Before | None, list[Tensor]]] = []
 
-    def side(self, index: int) -> tuple[list[Tensor], Callable[[], object] | None]:
+    def side(self, index: int) -> tuple[list[Tensor], Before | None]:
         """Parameters with gradients, and what makes the gradients anew, if anything."""
         while len(self._made) <= index:
-            self._made.append(_network(self.case) or _plain(self.case))
-        params, before = self._made[index]
+            params, before = self._make()
+            self._made.append((params, before, _starts(params)))
+        params, before, starts = self._made[index]
         with torch.no_grad():
-            for param in params:
-                param.fill_(0.1)
+            for param, start in zip(params, starts, strict=True):
+                param.copy_(start)
         if before is not None:
             before()
         return params, before
 
-    def grouped(self, index: int) -> list[dict[str, Any]]:
-        """The same parameters, every one in its own group."""
-        return [{"params": [param]} for param in self.side(index)[0]]
+
+def _starts(params: list[Tensor]) -> list[Tensor]:
+    """What the parameters are reset to; large ones to one number, to save memory."""
+    small = sum(param.numel() for param in params) < 1 << 21
+    return [param.detach().clone() if small else torch.tensor(0.1) for param in params]
 
 
-def _plain(case: Case) -> tuple[list[Tensor], None]:
+def _plain(shapes: tuple[Shape, ...]) -> tuple[list[Tensor], None]:
+    """Parameters of these shapes with gradients that stay."""
     generator = torch.Generator().manual_seed(0)
     params = []
-    for shape in case.shapes:
-        param = nn.Parameter(torch.empty(shape))
-        numbers = torch.randn(min(prod(shape), 1 << 20), generator=generator)
-        times = -(-param.numel() // max(1, numbers.numel()))
-        param.grad = numbers.repeat(times)[: param.numel()].reshape(shape)
+    for shape in shapes:
+        param = nn.Parameter(torch.full(shape, 0.1))
+        few = torch.randn(min(prod(shape), 1 << 20), generator=generator)
+        times = -(-param.numel() // max(1, few.numel()))
+        param.grad = few.repeat(times)[: param.numel()].reshape(shape)
         params.append(param)
     return params, None
 
 
-def _network(case: Case) -> tuple[list[Tensor], Callable[[], object]] | None:
-    if not case.layers:
-        return None
-    width = 16
-    layers = [nn.Linear(width, width) for _ in range(case.layers)]
-    network = nn.Sequential(*layers)
+class _Layer(nn.Linear):
+    """A residual layer: through two hundred of them gradients neither grow nor die."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + torch.tanh(super().forward(input))
+
+
+def _network(layers: int, width: int = 16) -> tuple[list[Tensor], Before]:
+    """The parameters of a network, and its backward."""
+    network = nn.Sequential(*[_Layer(width, width) for _ in range(layers)])
     inputs = torch.randn(8, width, generator=torch.Generator().manual_seed(0))
 
     def before() -> None:

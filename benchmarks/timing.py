@@ -14,9 +14,11 @@ import torch
 
 __all__ = ["SLOWER", "Side", "Times", "fastest", "interleave", "quiet"]
 
-# A rival that needs this many times the fastest rival's time in the first rounds will
-# not turn out to be the fastest; its time goes into more rounds of the others.
+# A rival that needs SLOWER times the fastest rival's time, in two rounds and in this
+# share of the whole time, will not turn out to be the fastest: its time is better spent
+# on more rounds of the others.
 SLOWER = 1.5
+TRIAL = 0.25
 MOST_ROUNDS = 5000
 
 
@@ -78,8 +80,7 @@ def interleave(
     seconds: float,
     *,
     rivals: Collection[str] = (),
-    least: int = 3,
-    trial: int = 2,
+    least: int = 5,
 ) -> dict[str, Times]:
     """Repeat all sides in turn, so that what disturbs the machine disturbs them all.
 
@@ -87,16 +88,17 @@ def interleave(
         sides: what to repeat, by name. Who comes first changes from round to round.
         seconds: when to stop, once there were ``least`` rounds.
         rivals: sides of which only the fastest matters; the slow ones (:data:`SLOWER`)
-            are left out after ``trial`` rounds.
+            are left out once they had their :data:`TRIAL`.
     """
     taken: dict[str, list[float]] = {name: [] for name in sides}
     running = list(sides)
-    end = perf_counter() + seconds
+    start = perf_counter()
     for done in range(MOST_ROUNDS):
-        if done >= least and perf_counter() > end:
+        spent = (perf_counter() - start) / seconds
+        if done >= least and spent > 1:
             break
-        if done == trial and rivals:
-            running = _without_slow(running, rivals, taken)
+        if done >= 2 and rivals and spent > TRIAL:
+            running, rivals = _without_slow(running, rivals, taken), ()
         turn = done % len(running)
         for name in (*running[turn:], *running[:turn]):
             taken[name].append(sides[name].repeat())

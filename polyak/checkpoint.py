@@ -200,6 +200,6 @@ def _replace(state: dict[Any, Any], new: dict[Any, Any]) -> None:
             state[key] = values
             continue
         done = {k: v.load() if isinstance(v, _Into) else v for k, v in values.items()}
-        held = state[key]
+        held = state.setdefault(key, {})
         held.clear()
         held.update(done)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .engine.survey import Hyperparameters, Member, kernel_for, survey
-
 if TYPE_CHECKING:
     from .engine.kernel import Kernel
+    from .engine.survey import Member
     from .optimizer import Optimizer
 
 __all__ = ["Explanation", "Served", "explain"]
@@ -95,6 +94,8 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
     for i in range(n):
         param[i] = param[i] - lr * grad[i]
     """
+    from .engine.survey import Hyperparameters, kernel_for, survey
+
     owner = type(optimizer).__name__
     if optimizer.schema is None:
         served = [
@@ -132,6 +133,8 @@ def _named(optimizer: Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _members(optimizer: Optimizer) -> Iterator[Member]:
     """Every parameter as it will be in a step, with stand-ins for what it lacks."""
+    from .engine.survey import Member
+
     for index, group in enumerate(optimizer.param_groups):
         present = optimizer.schema.present(group)
         for param in group["params"]:

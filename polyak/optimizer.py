@@ -336,6 +336,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 self._clear_hooks()
                 break
 
+    def __copy__(self) -> Optimizer:
+        copy = type(self).__new__(type(self))
+        copy.__setstate__(self.__getstate__())
+        return copy
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy

@@ -83,7 +83,7 @@ class Bucket:
         params = [member.param for member in members]
         written = [params]
         written += [[member.state[name] for member in members] for name in roles[1:-1]]
-        grads = [member.grad for member in members]
+        grads = [member.gradient() for member in members]
         numbers = [
             [member.state[name] for member in members] for name in self.number_names
         ]

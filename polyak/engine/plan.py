@@ -16,10 +16,8 @@ Whatever else changes, the plan is made anew: it costs some microseconds a param
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ctypes import c_void_p, sizeof, string_at
 from dataclasses import dataclass
 from itertools import chain
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -27,14 +25,13 @@ from torch import Tensor
 from ..slot import Group
 from . import eager
 from .bucket import Bucket
+from .identity import addresses
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
 
 __all__ = ["EagerMember", "Plan"]
-
-_WORD = sizeof(c_void_p)
 
 
 @dataclass(eq=False)
@@ -43,12 +40,14 @@ class EagerMember:
 
     Attributes:
         reason: why.
-        by_rows: the gradient is sparse, and only its rows are updated.
+        sparse: the gradient is sparse.
+        by_rows: only its rows are updated.
         passing: it is the gradient that stands apart, and the next one may not.
     """
 
     member: Member
     reason: str
+    sparse: bool
     by_rows: bool
     passing: bool
 
@@ -78,6 +77,8 @@ class Plan:
             _take_back(optimizer, made)
             raise
         self._brief = self.schema.wants_first and any(m.first for m in members)
+        for member in members:
+            member.grad = None  # or it would outlive zero_grad()
         self._remember(optimizer)
 
     # Making
@@ -102,7 +103,7 @@ class Plan:
                 if missing:
                     new = optimizer.initial_state(param, group, missing)
                     made.append((param, missing))
-                    optimizer.state[param].update(new)
+                    optimizer.state.setdefault(param, {}).update(new)
                 state = optimizer.state.get(param, {})
                 first = any(name != "step" for name in missing)
                 yield Member(param, grad, index, state, present, first)
@@ -128,17 +129,17 @@ class Plan:
                 self._run_eagerly(optimizer, member, "native code sees other tensors")
 
     def _run_eagerly(self, optimizer: Optimizer, member: Member, why: str) -> None:
-        sparse = member.grad.is_sparse
+        sparse = member.gradient().is_sparse
         group = optimizer.param_groups[member.group]
         by_rows = sparse and optimizer.on_sparse(group) == "rows"
         passing = why.startswith("the gradient") and not sparse
-        self.eager.append(EagerMember(member, why, by_rows, passing))
+        self.eager.append(EagerMember(member, why, sparse, by_rows, passing))
 
     # Holding
 
     def _remember(self, optimizer: Optimizer) -> None:
         self._objects = _objects(optimizer)
-        self._identity = _identity(self._objects)
+        self._addresses = addresses(self._objects)
         self._sizes = _sizes(optimizer.param_groups)
 
     def holds(self, optimizer: Optimizer) -> bool:
@@ -146,7 +147,7 @@ class Plan:
         return (
             not self._brief
             and _sizes(optimizer.param_groups) == self._sizes
-            and _identity(_objects(optimizer)) == self._identity
+            and addresses(_objects(optimizer)) == self._addresses
             and all(param.grad is None for param in self._idle)
             and all(map(_eager_holds, self.eager))
             and self._hyperparameters_hold(optimizer)
@@ -155,7 +156,7 @@ class Plan:
 
     def _hyperparameters_hold(self, optimizer: Optimizer) -> bool:
         known = self._hyperparameters
-        if known.fixed and all(map(is_, known.values(optimizer), known.objects)):
+        if known.fixed and known.same(optimizer):
             return True
         now = Hyperparameters.of(optimizer)
         if now.structure != known.structure:
@@ -174,11 +175,12 @@ class Plan:
             return False
         for entry in self.eager:
             member = entry.member
+            assert member.param.grad is not None
             eager.update(
                 self.schema,
                 optimizer.param_groups[member.group],
                 member.param,
-                member.grad,
+                member.param.grad,
                 member.state,
                 present=member.present,
                 first=member.first,
@@ -202,7 +204,7 @@ def _take_back(optimizer: Optimizer, made: list[tuple[Tensor, list[str]]]) -> No
 def _dtypes(member: Member) -> Iterator[Any]:
     """What must be equal, beyond the kernel, for members to share a table."""
     yield member.param.dtype
-    yield member.grad.dtype
+    yield member.gradient().dtype
     for name, value in member.state.items():
         yield name, getattr(value, "dtype", None)
 
@@ -210,10 +212,7 @@ def _dtypes(member: Member) -> Iterator[Any]:
 def _eager_holds(entry: EagerMember) -> bool:
     """An eager parameter stays so, unless it was its gradient that stood apart."""
     grad = entry.member.param.grad
-    if grad is None or grad.is_sparse != entry.member.grad.is_sparse:
-        return False
-    entry.member.grad = grad
-    return not entry.passing
+    return grad is not None and grad.is_sparse == entry.sparse and not entry.passing
 
 
 def _objects(optimizer: Optimizer) -> tuple[Any, ...]:
@@ -227,15 +226,6 @@ def _objects(optimizer: Optimizer) -> tuple[Any, ...]:
             chain.from_iterable(map(dict.values, state.values())),
         )
     )
-
-
-def _identity(objects: tuple[Any, ...]) -> bytes:
-    """The addresses of a tuple's elements, as the tuple itself holds them.
-
-    Tensors cannot be compared with ``==``, and ``is`` for each costs 0.03 microseconds:
-    more than all else that a step does for a parameter.
-    """
-    return string_at(id(objects) + tuple.__basicsize__, len(objects) * _WORD)
 
 
 def _sizes(groups: list[Group]) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,7 @@ from ..schema import Schema, skeleton
 from ..slot import Group
 from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
+from .identity import addresses
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
 
@@ -33,6 +36,7 @@ class Member:
     """A parameter that has a gradient.
 
     Attributes:
+        grad: the gradient, while a plan is made.
         group: index of the parameter's group.
         state: the parameter's state, complete.
         present: the slots it has.
@@ -40,7 +44,7 @@ class Member:
     """
 
     param: Tensor
-    grad: Tensor
+    grad: Tensor | None
     group: int
     state: dict[str, Any]
     present: tuple[str, ...]
@@ -53,6 +57,11 @@ class Member:
     def numbers(self, schema: Schema) -> list[Any]:
         """The scalar slots and the step counter."""
         return [self.state[name] for name in schema.numbers(self.present)]
+
+    def gradient(self) -> Tensor:
+        """The gradient, while a plan is made."""
+        assert self.grad is not None
+        return self.grad
 
 
 @dataclass(eq=False)
@@ -67,23 +76,21 @@ class Hyperparameters:
         numbers: those numbers, by group.
     """
 
-    objects: list[Any]
+    objects: tuple[Any, ...]
     fixed: bool
     structure: list[Any]
     skeletons: list[tuple[Any, ...]]
     numbers: list[Numbers]
 
-    @staticmethod
-    def values(optimizer: Optimizer) -> Iterator[Any]:
-        """Every value of every group, in a fixed order."""
-        keys = tuple(optimizer.defaults)
-        return (group.get(key) for group in optimizer.param_groups for key in keys)
+    def same(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer's values are still the same objects."""
+        return addresses(_values(optimizer)) == addresses(self.objects)
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Hyperparameters:
         """Read them off an optimizer."""
         schema = optimizer.schema
-        objects = list(cls.values(optimizer))
+        objects = _values(optimizer)
         structure, skeletons, numbers = [], [], []
         for group in optimizer.param_groups:
             found: list[float] = []
@@ -96,6 +103,15 @@ class Hyperparameters:
             numbers.append(tuple(found))
         fixed = all(map(_is_fixed, objects))
         return cls(objects, fixed, structure, skeletons, numbers)
+
+
+def _values(optimizer: Optimizer) -> tuple[Any, ...]:
+    """Every hyperparameter of every group, in a fixed order."""
+    keys = optimizer.defaults
+    if len(keys) < 2:
+        return tuple(group[key] for group in optimizer.param_groups for key in keys)
+    groups = map(itemgetter(*keys), optimizer.param_groups)
+    return tuple(chain.from_iterable(groups))
 
 
 def _is_fixed(value: Any) -> bool:
@@ -159,7 +175,7 @@ def _judge(
     if reading.graph.leaves:
         return f"the rule calls {', '.join(reading.graph.leaves)}, a leaf"
     tensors = Tensors(
-        member.param, member.grad, member.slots(schema), member.numbers(schema)
+        member.param, member.gradient(), member.slots(schema), member.numbers(schema)
     )
     why = objection(group, tensors, compiling)
     if why is None and member.param in clashes:
@@ -182,7 +198,7 @@ def kernel_for(
     """
     member, schema = verdict.member, optimizer.schema
     group = optimizer.param_groups[member.group]
-    tensors = [member.param, *member.slots(schema), member.grad]
+    tensors = [member.param, *member.slots(schema), member.gradient()]
     names = ("param", *schema.tensor_slots(member.present), "grad")
     dtypes = tuple(tensor.dtype for tensor in tensors)
     maximize = bool(group.get("maximize"))

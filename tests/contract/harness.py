@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -118,3 +120,242 @@ def reference(name: str) -> type[torch.optim.Optimizer]:
             "implementation"
         )
     return found
+
+
+@functools.cache
+def torch_table() -> dict[str, Any]:
+    """torch's own test table by optimizer. Importing it takes seconds."""
+    from torch.testing._internal.common_optimizers import optim_db
+
+    return {info.name: info for info in optim_db}
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether the optimizer's constructor has the argument."""
+    return argument in inspect.signature(ours(name)).parameters
+
+
+def argument_sets(name: str) -> dict[str, Arguments]:
+    """Every set of arguments to test the optimizer with, by a name fit for a test id."""
+    sets: dict[str, Arguments] = {"default": {}}
+    if name in torch_table():
+        for entry in torch_table()[name].optim_inputs_func("cpu", torch.float32):
+            sets[re.sub(r"\W+", "_", entry.desc)] = entry.kwargs
+    if takes(name, "lr"):
+        sets["lr_as_tensor"] = {"lr": torch.tensor(0.01)}
+    case = find_case(name)
+    return sets | dict(case.arguments if case else {})
+
+
+def make(
+    kind: type[torch.optim.Optimizer], params: Any, arguments: Arguments
+) -> torch.optim.Optimizer:
+    """An optimizer with arguments of its own: a learning rate may be a tensor."""
+    return kind(params, **deepcopy(arguments))
+
+
+# What is trained
+
+
+def _randn(shape: Sequence[int], dtype: torch.dtype, rng: torch.Generator) -> Tensor:
+    # Drawn in float64, so that every dtype gets the same numbers, rounded.
+    if dtype.is_complex:
+        return torch.complex(
+            *(torch.randn(shape, dtype=torch.float64, generator=rng) for _ in "ab")
+        ).to(dtype)
+    return torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype)
+
+
+def parameters(
+    name: str,
+    layouts: Iterable[str] = SMALL,
+    dtype: torch.dtype = torch.float32,
+    *,
+    requires_grad: bool = True,
+) -> list[Parameter]:
+    """Parameters that the optimizer takes: those of ``layouts``, always the same."""
+    rng = torch.Generator().manual_seed(0)
+    taken = case_of(name).layouts
+    return [
+        Parameter(LAYOUTS[label](dtype, rng), requires_grad=requires_grad)
+        for label in layouts
+        if label in taken
+    ]
+
+
+def give_gradients(
+    name: str, params: Sequence[Tensor], step: int, *, like_params: bool = True
+) -> None:
+    """Give each parameter the gradient of a step.
+
+    Args:
+        name: the optimizer.
+        params: its parameters. Where there are several, each in turn gets none.
+        step: the number of the step, which decides the gradients.
+        like_params: the gradients lie in memory as the parameters do, which is what
+            autograd does; otherwise they are contiguous.
+    """
+    rng = torch.Generator().manual_seed(1000 + step)
+    for index, param in enumerate(params):
+        grad = _gradient(name, param, rng)
+        if like_params and not grad.is_sparse:
+            grad = torch.empty_like(param, requires_grad=False).copy_(grad)
+        left_out = len(params) > 1 and (step + index) % 5 == 4
+        param.grad = None if left_out else grad
+
+
+def _gradient(name: str, param: Tensor, rng: torch.Generator) -> Tensor:
+    if case_of(name).sparse:
+        return sparse_gradient(param, rng)
+    return _randn(param.shape, param.dtype, rng)
+
+
+def sparse_gradient(param: Tensor, rng: torch.Generator) -> Tensor:
+    """A sparse gradient: some rows, one of them given twice."""
+    rows = param.shape[0]
+    count = min(3, rows)
+    index = torch.randperm(rows, generator=rng)[:count].repeat(2)[: count + 1]
+    values = _randn((len(index), *param.shape[1:]), param.dtype, rng)
+    return torch.sparse_coo_tensor(
+        index[None], values, param.shape, check_invariants=True
+    )
+
+
+def closure_for(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], step: int
+) -> Closure:
+    """A closure: the weighted squared distance to targets that the step decides."""
+    rng = torch.Generator().manual_seed(2000 + step)
+    targets = [_randn(param.shape, param.dtype, rng) for param in params]
+    weights = [
+        0.5 + torch.rand(p.shape, generator=rng).to(p.real.dtype) for p in params
+    ]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = sum(
+            (weight * (param - target).abs().square()).sum()
+            for param, target, weight in zip(params, targets, weights, strict=True)
+        )
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def advance(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    step: int,
+    *,
+    like_params: bool = True,
+) -> None:
+    """Do the step of this number: the same for every optimizer that does it."""
+    if case_of(name).closure:
+        optimizer.step(closure_for(optimizer, params, step))
+        return
+    give_gradients(name, params, step, like_params=like_params)
+    optimizer.step()
+
+
+def train(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    steps: Iterable[int],
+) -> None:
+    """Do several steps."""
+    for step in steps:
+        advance(name, optimizer, params, step)
+
+
+# Comparison
+
+
+def assert_same_training(
+    actual: torch.optim.Optimizer, expected: torch.optim.Optimizer, ulps: float = 0
+) -> None:
+    """The parameters and the state of two optimizers are the same.
+
+    Args:
+        actual: one.
+        expected: the other.
+        ulps: how far numbers may differ, see :func:`assert_same`.
+    """
+    assert_same(params_of(actual), params_of(expected), ulps, "params")
+    assert_same(states_of(actual), states_of(expected), ulps, "state")
+
+
+def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All parameters of an optimizer."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def states_of(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """The state of each parameter; None where there is none."""
+    return [
+        dict(optimizer.state[p]) if p in optimizer.state else None
+        for p in params_of(optimizer)
+    ]
+
+
+def assert_same(actual: Any, expected: Any, ulps: float = 0, where: str = "") -> None:
+    """Two structures have the same keys in the same order, types, layouts and values.
+
+    Args:
+        actual: tensors, numbers, and lists and dicts of them.
+        expected: what it should be.
+        ulps: how many units in the last place a tensor's numbers may differ by, at the
+            magnitude of its largest number. 0 means bit for bit.
+        where: what is compared, for the message.
+    """
+    assert type(actual) is type(expected), f"{where} is {actual!r}, not {expected!r}"
+    if isinstance(expected, Tensor):
+        _assert_same_tensor(actual, expected, ulps, where)
+    elif isinstance(expected, dict):
+        assert list(actual) == list(expected), where
+        for key in expected:
+            assert_same(actual[key], expected[key], ulps, f"{where}[{key!r}]")
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected), where
+        for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
+            assert_same(a, b, ulps, f"{where}[{index}]")
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, rel=ulps * 2**-23, nan_ok=True), where
+    else:
+        assert actual == expected, where
+
+
+def _assert_same_tensor(
+    actual: Tensor, expected: Tensor, ulps: float, where: str
+) -> None:
+    for aspect in ("dtype", "shape", "device", "layout", "requires_grad"):
+        ours, theirs = getattr(actual, aspect), getattr(expected, aspect)
+        assert ours == theirs, f"{where} has {aspect} {ours}, not {theirs}"
+    if expected.layout is torch.strided:
+        strides = actual.stride(), expected.stride()
+        assert strides[0] == strides[1], f"{where} has strides"
+    distance = ulps_apart(actual, expected)
+    assert distance <= ulps, f"{where} is {distance:.3g} ulp away from what is expected"
+
+
+def ulps_apart(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, in units in the last place of the largest number."""
+    a, b = actual.detach(), expected.detach()
+    if a.layout is torch.strided and torch.equal(bits(a), bits(b)):
+        return 0.0
+    a, b = (x.to_dense() if x.is_sparse else x for x in (a, b))
+    if not b.is_floating_point() and not b.is_complex():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    same = (a == b) | (a.isnan() & b.isnan())
+    error = torch.where(same, 0, (a - b).abs().double()).max().item()
+    largest = b.abs().double().nan_to_num(0, 0, 0).max().item()
+    unit = torch.finfo(b.dtype).eps * largest
+    # Never nothing where bits differ: 0.0 and -0.0 are not the same.
+    return max(error / unit if unit else float("inf"), 1e-9)
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor's numbers."""
+    return tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8)

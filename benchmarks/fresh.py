@@ -1,0 +1,107 @@
+"""What is measured in processes of their own: memory, first steps, imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from .cases import LARGE
+from .contenders import torch_implementations
+
+__all__ = ["First", "Memory", "first_steps", "imports", "memory", "probe"]
+
+ROOT = Path(__file__).parent.parent
+MEMORY = ("SGD", "RMSprop", "AdamW")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a step on one large tensor, in bytes."""
+
+    optimizer: str
+    implementation: str
+    numel: int
+    state: float
+    extra: float
+
+
+@dataclass(frozen=True)
+class First:
+    """Medians of several processes, in seconds."""
+
+    what: str
+    made: float
+    first: float
+    third: float
+
+
+def probe(*arguments: str, environment: Mapping[str, str] | None = None) -> dict:
+    """Run a program of :mod:`.probe` and return what it answers."""
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.probe", *arguments],
+        env={**inherited, **(environment or {})},
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    return json.loads(done.stdout)
+
+
+def memory(optimizers: Sequence[str] = MEMORY, numel: int = LARGE) -> list[Memory]:
+    """The peak memory of the first step, polyak's and that of each of torch's."""
+    jobs = [
+        (name, implementation)
+        for name in optimizers
+        for implementation in ("polyak", *torch_implementations(name))
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda job: _memory(*job, numel), jobs))
+
+
+def _memory(optimizer: str, implementation: str, numel: int) -> Memory:
+    library = "polyak" if implementation == "polyak" else "torch"
+    answer = probe("memory", library, optimizer, implementation, str(numel))
+    return Memory(optimizer, implementation, numel, answer["state"], answer["extra"])
+
+
+def first_steps(optimizer: str = "AdamW", repeats: int = 3) -> Iterator[First]:
+    """First steps of processes: polyak's without and with its disk cache, torch's."""
+    folders: list[tempfile.TemporaryDirectory[str]] = []
+
+    def polyak(folder: str) -> dict:
+        cache = {"POLYAK_CACHE_DIR": folder}
+        return probe("first", "polyak", optimizer, "", environment=cache)
+
+    def cold() -> dict:
+        folders.append(tempfile.TemporaryDirectory())
+        return polyak(folders[-1].name)
+
+    answers: dict[str, list[dict]] = {}
+    for _ in range(repeats):
+        answers.setdefault("polyak, empty disk cache", []).append(cold())
+        warm = polyak(folders[-1].name)
+        answers.setdefault("polyak, filled disk cache", []).append(warm)
+        for name in torch_implementations(optimizer):
+            answer = probe("first", "torch", optimizer, name)
+            answers.setdefault(f"torch, {name}", []).append(answer)
+    for folder in folders:
+        folder.cleanup()
+    for what, several in answers.items():
+        keys = ("made", "first", "third")
+        yield First(what, *(median(answer[key] for answer in several) for key in keys))
+
+
+def imports(repeats: int = 5) -> dict[str, float]:
+    """The least seconds for importing torch, and polyak after it."""
+    answers = [probe("load") for _ in range(repeats)]
+    return {key: min(answer[key] for answer in answers) for key in ("torch", "polyak")}

@@ -1,0 +1,126 @@
+"""The time of a step: every optimizer, against the fastest that torch has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cases import Case, Tensors
+from .contenders import Contender, Make
+from .timing import Side, Times, fastest, interleave, quiet
+
+__all__ = ["BANDWIDTH", "ONE_GROUP", "POLYAK", "Result", "measure"]
+
+POLYAK = "polyak"
+ONE_GROUP = "polyak, one group"
+BANDWIDTH = "mul_"
+
+# The step from which the measured ones count: rules that begin differently (RAdam) are
+# measured as they are for the rest of the training.
+AGE = 100.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One optimizer on one case, with one number of threads.
+
+    Attributes:
+        times: by side: polyak, torch's implementations, and what the case adds.
+        torch: the fastest of torch's implementations, or None if it has none.
+        traffic: the bytes that the step must move.
+    """
+
+    case: Case
+    contender: Contender
+    threads: int
+    times: dict[str, Times]
+    torch: str | None
+    traffic: int
+
+    def ratio(self, statistic: str = "minimum") -> float | None:
+        """How many times as long as polyak torch's fastest takes."""
+        if self.torch is None:
+            return None
+        ours, theirs = self.times[POLYAK], self.times[self.torch]
+        return float(getattr(theirs, statistic) / getattr(ours, statistic))
+
+
+def measure(
+    case: Case,
+    contenders: Sequence[Contender],
+    threads: Sequence[int],
+    *,
+    scale: float = 1.0,
+    progress: Callable[[Result], object] = lambda result: None,
+) -> Iterator[Result]:
+    """Measure optimizers on a case.
+
+    Args:
+        scale: of the time to spend.
+        progress: is called with each result.
+    """
+    tensors = Tensors(case)
+    for contender in contenders:
+        sides, params = _sides(case, contender, tensors)
+        rivals = tuple(contender.torch())
+        for count in threads:
+            with quiet(count):
+                times = interleave(sides, scale * case.seconds, rivals=rivals)
+            best = fastest(times, rivals) if rivals else None
+            traffic = _traffic(*params)
+            result = Result(case, contender, count, times, best, traffic)
+            progress(result)
+            yield result
+
+
+def _sides(
+    case: Case, contender: Contender, tensors: Tensors
+) -> tuple[dict[str, Side], tuple[torch.optim.Optimizer, list[Tensor]]]:
+    """What takes turns, each warmed up; and polyak's optimizer with its parameters."""
+    makers: dict[str, Make] = {POLYAK: contender.polyak, **contender.torch()}
+    if case.groups:
+        makers[ONE_GROUP] = contender.polyak
+    sides = {}
+    made: list[Any] = []
+    for index, (name, make) in enumerate(makers.items()):
+        params, before = tensors.side(index)
+        apart = case.groups and name != ONE_GROUP
+        optimizer = make([{"params": [p]} for p in params] if apart else params)
+        _warm_up(optimizer)
+        sides[name] = Side(optimizer.step, before)
+        made.append((optimizer, params))
+    if case.bandwidth:
+        sides[BANDWIDTH] = _bandwidth(made[0][1][0])
+    return sides, made[0]
+
+
+def _warm_up(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state and what is compiled or cached, and skip the first steps."""
+    optimizer.step()
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(AGE)
+    optimizer.step()
+
+
+def _bandwidth(param: Tensor) -> Side:
+    """The plainest pass over memory in place: every number is read and written."""
+    numbers = param.detach()
+    return Side(lambda: numbers.mul_(-1.0))
+
+
+def _traffic(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> int:
+    """Bytes: the parameter and its state read and written, the gradient read."""
+    total = 0
+    for param in params:
+        slots = [
+            value
+            for value in optimizer.state.get(param, {}).values()
+            if isinstance(value, Tensor) and value.shape == param.shape
+        ]
+        total += sum(2 * tensor.nbytes for tensor in (param, *slots)) + param.nbytes
+    return total

@@ -1,0 +1,107 @@
+"""One thread or a team: what the thresholds of ``polyak/engine/team.py`` stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+import polyak
+from polyak.engine import team
+
+from .cases import Case, Tensors
+from .timing import Side, Times, interleave, quiet
+
+__all__ = ["GRAINS", "OPTIMIZERS", "SIZES", "Grain", "Size", "grains", "sizes"]
+
+OPTIMIZERS = ("SGD", "AdamW")
+LENGTH = 4096
+SIZES = tuple(1 << power for power in range(17, 26))
+GRAINS = tuple(1 << power for power in range(15, 22))
+GRAIN_TENSORS = 1 << 10
+
+_NEVER = 1 << 62
+
+
+@dataclass(frozen=True)
+class Size:
+    """A step that moves ``traffic`` bytes, by one thread and by a team."""
+
+    optimizer: str
+    traffic: int
+    alone: Times
+    team: Times
+
+
+@dataclass(frozen=True)
+class Grain:
+    """A step whose threads claim ``grain`` bytes at a time."""
+
+    optimizer: str
+    grain: int
+    times: Times
+
+
+def sizes(
+    threads: int, traffics: Sequence[int] = SIZES, *, seconds: float = 0.25
+) -> Iterator[Size]:
+    """Steps of growing size, on tensors of 4096, alone and with a team in turn."""
+    for traffic in traffics:
+        for name in OPTIMIZERS:
+            optimizer, moved = _optimizer(name, traffic)
+            sides = {
+                "alone": Side(optimizer.step, _setter("SERIAL_BYTES", _NEVER)),
+                "team": Side(optimizer.step, _setter("SERIAL_BYTES", 0)),
+            }
+            with _restored(), quiet(threads):
+                times = interleave(sides, seconds)
+            yield Size(name, moved, times["alone"], times["team"])
+
+
+def grains(
+    threads: int, choices: Sequence[int] = GRAINS, *, seconds: float = 2.0
+) -> Iterator[Grain]:
+    """One step of a thousand tensors of 4096, shared out in pieces of several sizes."""
+    for name in OPTIMIZERS:
+        sides = {}
+        with _restored(), quiet(threads):
+            team.SERIAL_BYTES = 0
+            for grain in choices:
+                team.GRAIN_BYTES = grain
+                optimizer, _ = _optimizer(name, GRAIN_TENSORS * LENGTH * _width(name))
+                sides[str(grain)] = Side(optimizer.step)
+            times = interleave(sides, seconds)
+        for grain in choices:
+            yield Grain(name, grain, times[str(grain)])
+
+
+def _optimizer(name: str, traffic: int) -> tuple[torch.optim.Optimizer, int]:
+    """A warm optimizer whose step moves about ``traffic`` bytes, and how many it does."""
+    count = max(1, round(traffic / (LENGTH * _width(name))))
+    case = Case("", "", 0.0, "µs", ((LENGTH,),) * count)
+    params, _ = Tensors(case).side(0)
+    optimizer = getattr(polyak, name)(params)
+    optimizer.step()
+    optimizer.step()
+    return optimizer, count * LENGTH * _width(name)
+
+
+def _width(name: str) -> int:
+    """The bytes that a step moves for each number."""
+    return {"SGD": 12, "AdamW": 28}[name]
+
+
+def _setter(name: str, value: int) -> Callable[[], None]:
+    return lambda: setattr(team, name, value)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Put back the thresholds, which the measurement changes."""
+    before = team.SERIAL_BYTES, team.GRAIN_BYTES
+    try:
+        yield
+    finally:
+        team.SERIAL_BYTES, team.GRAIN_BYTES = before

@@ -1,0 +1,3 @@
+from tests.contract.harness import Case
+
+case = Case()

@@ -1,0 +1,7 @@
+from tests.contract.harness import LAYOUTS, Case
+
+case = Case(
+    sparse=True,
+    complex=False,
+    layouts=tuple(label for label in LAYOUTS if label != "scalar"),
+)

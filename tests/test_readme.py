@@ -1,0 +1,25 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+@pytest.mark.parametrize("index", range(len(PYTHON)))
+def test_code_runs(index: int) -> None:
+    """Every block of Python runs as it stands."""
+    exec(compile(PYTHON[index], f"README, block {index}", "exec"), {})
+
+
+def test_printed_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README says is printed is what is printed."""
+    shown = [text for language, text in BLOCKS if language == "text"]
+    exec(PYTHON[1], {"__name__": "readme"})
+    assert shown == [capsys.readouterr().out]
