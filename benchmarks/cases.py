@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CASES", "Case", "LARGE", "Tensors", "resnet50"]
+__all__ = ["CASES", "LARGE", "Case", "Tensors", "resnet50"]
 
 Shape = tuple[int, ...]
 Before = Callable[[], object]

@@ -76,6 +76,7 @@ def _memory(optimizer: str, implementation: str, numel: int) -> Memory:
 
 def first_steps(optimizer: str = "AdamW", repeats: int = 3) -> Iterator[First]:
     """First steps of processes: polyak's without and with its disk cache, torch's."""
+    rivals = sorted(torch_implementations(optimizer), key=lambda name: name != "fused")
     folders: list[tempfile.TemporaryDirectory[str]] = []
 
     def polyak(folder: str) -> dict:
@@ -91,7 +92,7 @@ def first_steps(optimizer: str = "AdamW", repeats: int = 3) -> Iterator[First]:
         answers.setdefault("polyak, empty disk cache", []).append(cold())
         warm = polyak(folders[-1].name)
         answers.setdefault("polyak, filled disk cache", []).append(warm)
-        for name in torch_implementations(optimizer):
+        for name in rivals[:1]:
             answer = probe("first", "torch", optimizer, name)
             answers.setdefault(f"torch, {name}", []).append(answer)
     for folder in folders:

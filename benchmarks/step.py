@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,8 @@ def measure(
     threads: Sequence[int],
     *,
     scale: float = 1.0,
-    progress: Callable[[Result], object] = lambda result: None,
 ) -> Iterator[Result]:
-    """Measure optimizers on a case.
-
-    Args:
-        scale: of the time to spend.
-        progress: is called with each result.
-    """
+    """Measure optimizers on a case, each for ``scale`` times the case's own time."""
     tensors = Tensors(case)
     for contender in contenders:
         sides, params = _sides(case, contender, tensors)
@@ -72,9 +66,7 @@ def measure(
                 times = interleave(sides, scale * case.seconds, rivals=rivals)
             best = fastest(times, rivals) if rivals else None
             traffic = _traffic(*params)
-            result = Result(case, contender, count, times, best, traffic)
-            progress(result)
-            yield result
+            yield Result(case, contender, count, times, best, traffic)
 
 
 def _sides(

@@ -17,10 +17,13 @@ from .timing import Side, Times, interleave, quiet
 __all__ = ["GRAINS", "OPTIMIZERS", "SIZES", "Grain", "Size", "grains", "sizes"]
 
 OPTIMIZERS = ("SGD", "AdamW")
-LENGTH = 4096
 SIZES = tuple(1 << power for power in range(17, 26))
 GRAINS = tuple(1 << power for power in range(15, 22))
-GRAIN_TENSORS = 1 << 10
+GRAIN_TENSORS = 1000
+
+# Numbers in a tensor: no piece of work is smaller than one.
+SIZE_LENGTH = 4096
+GRAIN_LENGTH = 1024
 
 _NEVER = 1 << 62
 
@@ -50,7 +53,9 @@ def sizes(
     """Steps of growing size, on tensors of 4096, alone and with a team in turn."""
     for traffic in traffics:
         for name in OPTIMIZERS:
-            optimizer, moved = _optimizer(name, traffic)
+            count = max(1, round(traffic / (SIZE_LENGTH * _width(name))))
+            optimizer = _optimizer(name, count, SIZE_LENGTH)
+            moved = count * SIZE_LENGTH * _width(name)
             sides = {
                 "alone": Side(optimizer.step, _setter("SERIAL_BYTES", _NEVER)),
                 "team": Side(optimizer.step, _setter("SERIAL_BYTES", 0)),
@@ -63,29 +68,28 @@ def sizes(
 def grains(
     threads: int, choices: Sequence[int] = GRAINS, *, seconds: float = 2.0
 ) -> Iterator[Grain]:
-    """One step of a thousand tensors of 4096, shared out in pieces of several sizes."""
+    """A step on a thousand tensors of 1024, shared out in pieces of several sizes."""
     for name in OPTIMIZERS:
         sides = {}
         with _restored(), quiet(threads):
             team.SERIAL_BYTES = 0
             for grain in choices:
                 team.GRAIN_BYTES = grain
-                optimizer, _ = _optimizer(name, GRAIN_TENSORS * LENGTH * _width(name))
+                optimizer = _optimizer(name, GRAIN_TENSORS, GRAIN_LENGTH)
                 sides[str(grain)] = Side(optimizer.step)
             times = interleave(sides, seconds)
         for grain in choices:
             yield Grain(name, grain, times[str(grain)])
 
 
-def _optimizer(name: str, traffic: int) -> tuple[torch.optim.Optimizer, int]:
-    """A warm optimizer whose step moves about ``traffic`` bytes, and how many it does."""
-    count = max(1, round(traffic / (LENGTH * _width(name))))
-    case = Case("", "", 0.0, "µs", ((LENGTH,),) * count)
+def _optimizer(name: str, count: int, length: int) -> torch.optim.Optimizer:
+    """An optimizer of ``count`` tensors that has done its first steps."""
+    case = Case("", "", 0.0, "µs", ((length,),) * count)
     params, _ = Tensors(case).side(0)
     optimizer = getattr(polyak, name)(params)
     optimizer.step()
     optimizer.step()
-    return optimizer, count * LENGTH * _width(name)
+    return optimizer
 
 
 def _width(name: str) -> int:

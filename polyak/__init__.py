@@ -14,7 +14,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from .engine.trace import RuleError, leaf
+from .engine.graph import RuleError
+from .engine.trace import leaf
 from .explain import Explanation, explain
 from .groups import allow_group_keys
 from .optimizer import Optimizer, required

@@ -134,6 +134,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             type(self).__name__, param_group, self.defaults, self.param_groups
         )
         self.check_group(group)
+        self._check_complete(group)
         for index, param in enumerate(group["params"]):
             self.check_param(param, [len(self.param_groups), index])
         self.param_groups.append(group)
@@ -146,6 +147,15 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             position: its group's index, and its own in the group.
         """
         return
+
+    def _check_complete(self, group: Group) -> None:
+        names = self.schema.hyperparameters if self.schema else ()
+        for name in names:
+            if name not in group:
+                raise TypeError(
+                    f"{type(self).__name__}.rule takes {name!r}, which the groups "
+                    "lack: put it into the defaults"
+                )
 
     @classmethod
     def check_group(cls, group: Mapping[str, Any]) -> None:
@@ -174,11 +184,9 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         plan = self._plan
         if plan is None or not plan.holds(self):
             plan = self._make_plan()
-        if plan.eager:
-            with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
-                self._run(plan)
-        else:
-            self._run(plan)
+        if not self._run(plan):
+            ran = self._run(self._make_plan())
+            assert ran, "a plan just made must run"
         return loss
 
     def _make_plan(self) -> Any:
@@ -194,10 +202,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             self._plan = Plan(self)
         return self._plan
 
-    def _run(self, plan: Any) -> None:
-        if not plan.run(self):
-            again = self._make_plan().run(self)
-            assert again, "a plan just made must run"
+    def _run(self, plan: Any) -> bool:
+        if not plan.eager:
+            return bool(plan.run(self))
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            return bool(plan.run(self))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.

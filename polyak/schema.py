@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -139,7 +140,12 @@ def skeleton(value: Any, numbers: list[float]) -> Any:
     if isinstance(value, Tensor):
         numbers.append(value.item())
         return NUMBER
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        numbers.append(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        numbers.append(value if isinstance(value, int | float) else float(value))
         return NUMBER
-    return value
+    if isinstance(value, Hashable):
+        return value
+    raise TypeError(
+        f"a rule cannot take {value!r}: hyperparameters are numbers, 1-element "
+        "tensors, strings, booleans, None, and tuples of these"
+    )

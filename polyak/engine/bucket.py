@@ -161,14 +161,15 @@ class Bucket:
     def prepare(self) -> bool:
         """Evaluate the rows of scalars; False if the rule would branch otherwise."""
         values, updated = self.table.arrays["values"], self.table.arrays["updated"]
-        for index, row in enumerate(self._rows):
-            evaluated = self.reading.program.evaluate(
-                *self.schema.inputs(row.hyperparameters, row.state)
-            )
-            if evaluated is None:
-                return False
-            values[index], slots = evaluated
-            updated[index] = self._next_state(row.state, slots)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            for index, row in enumerate(self._rows):
+                evaluated = self.reading.program.evaluate(
+                    *self.schema.inputs(row.hyperparameters, row.state)
+                )
+                if evaluated is None:
+                    return False
+                values[index], slots = evaluated
+                updated[index] = self._next_state(row.state, slots)
         return True
 
     def _next_state(self, state: Numbers, slots: Numbers) -> list[float]:

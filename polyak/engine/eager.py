@@ -8,6 +8,7 @@ must see (``differentiable=True``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from ..slot import Group
 __all__ = ["update"]
 
 _NARROW = (torch.bfloat16, torch.float16)
-_ABSENT = object()
 
 
 def update(
@@ -78,7 +78,11 @@ def update(
     results = schema.rule(*arguments, **keywords)
     results = results if isinstance(results, tuple) else (results,)
     new = dict(zip(("param", *schema.slots), results, strict=True))
-    for target, name in zip(targets, ("param", *tensor_slots), strict=True):
+    names = ("param", *tensor_slots)
+    held = (*targets, grad)
+    for target, name in zip(targets, names, strict=True):
+        new[name] = _apart(new[name], target, held)
+    for target, name in zip(targets, names, strict=True):
         _write(target, new[name], rows)
     for name in schema.numbers(present):
         if name == "step":
@@ -91,7 +95,14 @@ def _given(value: Any, as_tensors: bool) -> Any:
     """A hyperparameter as the rule receives it."""
     if isinstance(value, tuple | list):
         return tuple(_given(part, as_tensors) for part in value)
-    return value.item() if isinstance(value, Tensor) and not as_tensors else value
+    if isinstance(value, Tensor):
+        return value if as_tensors else value.item()
+    return value if isinstance(value, int | float) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers would make arrays of tensors."""
+    return float(value) if isinstance(value, Real) else value
 
 
 def _advanced(step: Any, on_device: bool) -> Any:
@@ -109,18 +120,26 @@ def _operand(tensor: Tensor, rows: Sequence[Tensor] | None, copy: bool) -> Tenso
     return tensor.clone() if copy else tensor
 
 
+def _apart(value: Any, target: Tensor, held: Sequence[Tensor]) -> Any:
+    """A result that does not change when another target is written."""
+    if not isinstance(value, Tensor) or not value.numel():
+        return value
+    at = value.untyped_storage().data_ptr()
+    others = (tensor for tensor in held if tensor is not target)
+    if any(tensor.untyped_storage().data_ptr() == at for tensor in others):
+        return value.clone()
+    return value
+
+
 def _write(target: Tensor, value: Any, rows: Sequence[Tensor] | None) -> None:
     if rows is not None:
         if target.is_complex():
             value = torch.view_as_complex(value)
         target.index_put_(tuple(rows), value.to(target.dtype))
         return
-    if target.is_complex():
-        target = torch.view_as_real(target)
-    if isinstance(value, Tensor):
-        target.copy_(value)
-    else:
-        target.fill_(value)
+    if not isinstance(value, Tensor):
+        value = torch.full_like(_operand(target, None, False), value)
+    target.copy_(torch.view_as_complex(value) if target.is_complex() else value)
 
 
 def _write_number(state: dict[str, Any], name: str, value: Any) -> None:

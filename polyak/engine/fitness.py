@@ -57,16 +57,17 @@ def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
         return "the parameter's memory has gaps or overlaps itself"
     for what, tensor in named:
         if not same_layout(tensor, param):
-            return (
-                f"the {what} has shape {tuple(tensor.shape)} and strides "
-                f"{tensor.stride()}, the parameter {tuple(param.shape)} and "
-                f"{param.stride()}"
-            )
+            return f"the {what} is {_form(tensor)}, the parameter {_form(param)}"
     if any(_overlap(tensors.grad, tensor) for tensor in (param, *tensors.slots)):
         return "the gradient overlaps the memory of what is updated"
     if not all(map(_is_number, tensors.numbers)):
         return "a number of the state is no 0-d float tensor on the CPU"
     return None
+
+
+def _form(tensor: Tensor) -> str:
+    kind = "complex" if tensor.is_complex() else "real"
+    return f"{kind}, of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
 
 
 def _is_number(value: Any) -> bool:
@@ -106,6 +107,8 @@ def _tensor_objection(what: str, tensor: Tensor) -> str | None:
         return f"the {what} was made in inference mode"
     if tensor.is_neg() or tensor.is_conj():
         return f"the {what} is a lazily negated or conjugated view"
+    if tensor.numel() and not tensor.untyped_storage().data_ptr():
+        return f"the {what} has no memory of its own"
     if torch_abi.handle(tensor) is None:
         return f"the {what} is not stored as this build of torch stores tensors"
     return None
@@ -125,7 +128,9 @@ def _dense(tensor: Tensor) -> bool:
 
 def same_layout(tensor: Tensor, model: Tensor) -> bool:
     """Whether the numbers of two tensors lie in the same order in memory."""
-    return tensor.shape == model.shape and all(
+    if tensor.shape != model.shape or tensor.is_complex() != model.is_complex():
+        return False
+    return all(
         a == b or size == 1
         for a, b, size in zip(
             tensor.stride(), model.stride(), tensor.shape, strict=True

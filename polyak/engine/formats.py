@@ -35,6 +35,20 @@ class Format:
     store: Callable[[Emit, str, str, str], None]
 
 
+def _load_float16(emit: Emit, real: str, address: str) -> str:
+    half = emit(f"load half, ptr {address}, align 2")
+    value = emit(f"fpext half {half} to float")
+    return value if real == "float" else emit(f"fpext float {value} to {real}")
+
+
+def _store_float16(emit: Emit, real: str, value: str, address: str) -> None:
+    """By way of float32, as torch does: x86 has no instruction from float64."""
+    if real != "float":
+        value = emit(f"fptrunc {real} {value} to float")
+    half = emit(f"fptrunc float {value} to half")
+    emit(f"store half {half}, ptr {address}, align 2", void=True)
+
+
 def _load_same(kind: str, itemsize: int) -> Callable[[Emit, str, str], str]:
     def load(emit: Emit, real: str, address: str) -> str:
         value = emit(f"load {kind}, ptr {address}, align {itemsize}")
@@ -76,7 +90,7 @@ def _store_bfloat16(emit: Emit, real: str, value: str, address: str) -> None:
     emit(f"store i16 {narrow}, ptr {address}, align 2", void=True)
 
 
-_FLOAT16 = Format("float16", 2, _load_same("half", 2), _store_same("half", 2))
+_FLOAT16 = Format("float16", 2, _load_float16, _store_float16)
 _FORMATS = {
     torch.float64: Format(
         "float64", 8, _load_same("double", 8), _store_same("double", 8)

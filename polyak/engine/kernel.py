@@ -11,10 +11,10 @@ import numpy as np
 from torch import fx
 
 from .formats import Format
+from .graph import Graph
 from .listing import listing
 from .operators import operator_name
 from .table import loads, record_type
-from .trace import Graph
 
 __all__ = ["Kernel", "generate"]
 
@@ -85,7 +85,7 @@ def generate(
     real = "double" if wide else "float"
     slots = tuple(role for role in graph.outputs if role in formats)
     roles = (*slots, "grad")
-    body = _Body(graph, formats, real, maximize)
+    body = _Body(graph, roles, formats, real, maximize)
     dtype = np.dtype(np.float64 if wide else np.float32)
     ir = _module(roles, formats, body, dtype.itemsize)
     text = listing(name, graph, formats, dtype.name, maximize=maximize)
@@ -96,9 +96,14 @@ class _Body:
     """The loop's body as LLVM instructions, and the loads that precede the loop."""
 
     def __init__(
-        self, graph: Graph, formats: dict[str, Format], real: str, maximize: bool
+        self,
+        graph: Graph,
+        roles: Sequence[str],
+        formats: dict[str, Format],
+        real: str,
+        maximize: bool,
     ) -> None:
-        self.graph, self.real = graph, real
+        self.graph, self.roles, self.real = graph, roles, real
         self.lines: list[str] = []
         self.count = 0
         self.values: dict[fx.Node, str] = {}
@@ -131,7 +136,8 @@ class _Body:
     def _address(self, name: str, format: Format) -> str:
         if name not in self.addresses:
             offset = self.emit(f"mul nuw nsw i64 %i, {format.itemsize}")
-            at = self.emit(f"getelementptr i8, ptr %{name}, i64 {offset}")
+            role = self.roles.index(name)
+            at = self.emit(f"getelementptr i8, ptr %role{role}, i64 {offset}")
             self.addresses[name] = at
         return self.addresses[name]
 
@@ -152,7 +158,8 @@ class _Body:
             return "true" if operand else "false"
         number = float(operand)
         if self.real == "float":
-            number = float(np.float32(number))
+            with np.errstate(over="ignore"):
+                number = float(np.float32(number))
         return f"0x{struct.pack('>d', number).hex()}"
 
 
@@ -163,7 +170,8 @@ def _module(
     itemsize: int,
 ) -> str:
     pointers = [
-        f"ptr noalias {'readonly ' if role == 'grad' else ''}%{role}" for role in roles
+        f"ptr noalias {'readonly ' if role == 'grad' else ''}%role{r}"
+        for r, role in enumerate(roles)
     ]
     scalars = _each(
         body.arguments,
@@ -175,15 +183,15 @@ def _module(
     bases = _each(
         roles,
         lambda r, role: (
-            f"  %{role}.row = mul i64 %tensors, {r}\n"
-            f"  %{role}.entry = add i64 %{role}.row, %tensor\n"
-            f"  %{role}.at = getelementptr i64, ptr %pointers, i64 %{role}.entry\n"
-            f"  %{role}.base = load ptr, ptr %{role}.at\n"
-            f"  %{role}.offset = mul i64 %first, {formats[role].itemsize}\n"
-            f"  %{role} = getelementptr i8, ptr %{role}.base, i64 %{role}.offset"
+            f"  %role{r}.row = mul i64 %tensors, {r}\n"
+            f"  %role{r}.entry = add i64 %role{r}.row, %tensor\n"
+            f"  %role{r}.at = getelementptr i64, ptr %pointers, i64 %role{r}.entry\n"
+            f"  %role{r}.base = load ptr, ptr %role{r}.at\n"
+            f"  %role{r}.offset = mul i64 %first, {formats[role].itemsize}\n"
+            f"  %role{r} = getelementptr i8, ptr %role{r}.base, i64 %role{r}.offset"
         ),
     )
-    passed = ", ".join(f"ptr %{role}" for role in roles)
+    passed = ", ".join(f"ptr %role{r}" for r in range(len(roles)))
     text = "\n".join(f"  {line}" for line in body.lines)
     return f"""{record_type}
 

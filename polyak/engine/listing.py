@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
 
 from .formats import Format
+from .graph import Graph
 from .operators import operator_name
-from .trace import Graph
 
 __all__ = ["listing"]
 
@@ -102,7 +101,7 @@ class _Writer:
                 f"-{name}[i]" if maximize and name == "grad" else f"{name}[i]"
             )
         for name, node in graph.hyperparameters.items():
-            self.named[node] = _parse(re.sub(r"_(\d+)", r"[\1]", name))
+            self.named[node] = _parse(name)
 
     def text(self, value: Any) -> str:
         return ast.unparse(self.expression(value))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CORE", "REWRITES", "operator_name"]
+__all__ = ["CORE", "MASKS", "OF_TENSORS", "REWRITES", "operator_name"]
 
 CORE: dict[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -60,12 +60,25 @@ _SAME = {
     "min": "minimum",
     "and_": "and",
     "or_": "or",
-    "logical_and": "and",
-    "logical_or": "or",
-    "logical_not": "invert",
     "sgn": "sign",
-    "arctan": "atan",
 }
+
+# Those whose result is a truth value.
+MASKS = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "invert"})
+
+# Those that take tensors only: torch refuses numbers, or means a reduction by them.
+OF_TENSORS = {
+    "maximum": 2,
+    "minimum": 2,
+    "logical_and": 2,
+    "logical_or": 2,
+    "logical_not": 1,
+    "hypot": 2,
+}
+
+
+def _truth(x: Any) -> Any:
+    return x if x.is_mask else x != 0
 
 
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -78,6 +91,10 @@ REWRITES: dict[str, Callable[..., Any]] = {
     # Both give NaN where an operand is NaN, as torch's do.
     "maximum": lambda x, y: torch.where((x > y) | (x != x), x, y),
     "minimum": lambda x, y: torch.where((x < y) | (x != x), x, y),
+    "logical_and": lambda x, y: _truth(x) & _truth(y),
+    "logical_or": lambda x, y: _truth(x) | _truth(y),
+    "logical_not": lambda x: ~_truth(x),
+    "from_mask": lambda x: torch.where(x, 1.0, 0.0),
     "square": lambda x: x * x,
     "reciprocal": lambda x: 1 / x,
     "rsqrt": lambda x: 1 / torch.sqrt(x),

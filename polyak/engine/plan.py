@@ -15,9 +15,10 @@ Whatever else changes, the plan is made anew: it costs some microseconds a param
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ..optimizer import Optimizer
 
 __all__ = ["EagerMember", "Plan"]
+
+Pick = Callable[[Any], Iterable[Any]]
 
 
 @dataclass(eq=False)
@@ -100,12 +103,12 @@ class Plan:
                     continue
                 optimizer.check_gradient(param, grad, group)
                 missing = optimizer.missing_state(param, group, present)
+                first = bool(missing) and not optimizer.state.get(param)
                 if missing:
                     new = optimizer.initial_state(param, group, missing)
                     made.append((param, missing))
                     optimizer.state.setdefault(param, {}).update(new)
                 state = optimizer.state.get(param, {})
-                first = any(name != "step" for name in missing)
                 yield Member(param, grad, index, state, present, first)
 
     def _assign(self, optimizer: Optimizer, members: list[Member]) -> None:
@@ -138,7 +141,8 @@ class Plan:
     # Holding
 
     def _remember(self, optimizer: Optimizer) -> None:
-        self._objects = _objects(optimizer)
+        self._pick = _picker(optimizer)
+        self._objects = _objects(optimizer, self._pick)
         self._addresses = addresses(self._objects)
         self._sizes = _sizes(optimizer.param_groups)
 
@@ -147,7 +151,7 @@ class Plan:
         return (
             not self._brief
             and _sizes(optimizer.param_groups) == self._sizes
-            and addresses(_objects(optimizer)) == self._addresses
+            and addresses(_objects(optimizer, self._pick)) == self._addresses
             and all(param.grad is None for param in self._idle)
             and all(map(_eager_holds, self.eager))
             and self._hyperparameters_hold(optimizer)
@@ -215,17 +219,39 @@ def _eager_holds(entry: EagerMember) -> bool:
     return grad is not None and grad.is_sparse == entry.sparse and not entry.passing
 
 
-def _objects(optimizer: Optimizer) -> tuple[Any, ...]:
+def _objects(optimizer: Optimizer, pick: Pick) -> tuple[Any, ...]:
     """The Python objects that a plan depends on, in a fixed order."""
     state = optimizer.state
-    return tuple(
-        chain(
-            chain.from_iterable([group["params"] for group in optimizer.param_groups]),
-            state,
-            state.values(),
-            chain.from_iterable(map(dict.values, state.values())),
+    groups = optimizer.param_groups
+    try:
+        return tuple(
+            chain(
+                chain.from_iterable([group["params"] for group in groups]),
+                state,
+                state.values(),
+                chain.from_iterable(map(pick, state.values())),
+            )
         )
-    )
+    except (KeyError, TypeError):  # state has gone, and with it the plan
+        return ()
+
+
+def _picker(optimizer: Optimizer) -> Pick:
+    """What takes the entries out of a parameter's state, by name if all have the same.
+
+    Where they differ, the names are taken too: they may be exchanged.
+    """
+    states = list(optimizer.state.values())
+    kinds = {tuple(state) if isinstance(state, dict) else None for state in states}
+    if len(kinds) == 1:
+        (names,) = kinds
+        if names is not None and len(names) > 1:
+            return itemgetter(*names)
+    return _entries
+
+
+def _entries(state: Any) -> Iterable[Any]:
+    return chain.from_iterable(state.items()) if isinstance(state, dict) else (state,)
 
 
 def _sizes(groups: list[Group]) -> list[int]:

@@ -9,8 +9,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..schema import NUMBER, Schema
+from .graph import Graph
 from .scalars import Evaluated, ScalarProgram, scalar_program
-from .trace import Graph, trace
+from .trace import trace
 
 __all__ = ["Reading", "Situation", "read"]
 
@@ -82,11 +83,11 @@ def _make(schema: Schema, situation: Situation, inputs: Sequence[float]) -> Read
             static[name] = shape
     graph = trace(
         schema.rule,
+        ("param", "grad", *schema.slots),
         ("param", "grad", *schema.tensor_slots(present)),
-        tuple(name for name in schema.slots if name not in present),
+        slot_values,
         scalars,
         static,
-        scalar_slots=slot_values,
         owner=f"{schema.owner}.rule",
     )
     return Reading(graph, scalar_program(graph, number_slots))

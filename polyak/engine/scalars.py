@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import fx
 
-from .trace import Graph
+from .graph import Graph
 
 __all__ = ["ScalarProgram", "scalar_program"]
 
@@ -71,7 +71,7 @@ def scalar_program(graph: Graph, scalar_slots: tuple[str, ...] = ()) -> ScalarPr
             lines.append(f"{node} = {_expression(node)}")
             guard(node)
     arguments = [str(node) for node in graph.arguments() if node in graph.scalars]
-    slots = [str(graph.outputs[name]) for name in scalar_slots]
+    slots = [_operand(graph.outputs[name]) for name in scalar_slots]
     lines.append(f"return {_tuple(arguments)}, {_tuple(slots)}")
 
     inputs = tuple(graph.hyperparameters)
@@ -83,11 +83,19 @@ def scalar_program(graph: Graph, scalar_slots: tuple[str, ...] = ()) -> ScalarPr
 
 
 def _expression(node: fx.Node) -> str:
-    operands = [str(x) if isinstance(x, fx.Node) else repr(x) for x in node.args]
+    operands = [_operand(operand) for operand in node.args]
     target: Any = node.target
     if target in _PREFIXES:
         return f"{_PREFIXES[target]}({operands[0]})"
     return f"{operands[0]} {_SIGNS[target]} {operands[1]}"
+
+
+def _operand(operand: Any) -> str:
+    if isinstance(operand, fx.Node):
+        return str(operand)
+    if operand != operand or operand in (float("inf"), float("-inf")):
+        return f"float('{operand}')"
+    return f"({operand!r})"
 
 
 def _tuple(items: list[str]) -> str:

@@ -107,7 +107,7 @@ class Hyperparameters:
 
 def _values(optimizer: Optimizer) -> tuple[Any, ...]:
     """Every hyperparameter of every group, in a fixed order."""
-    keys = optimizer.defaults
+    keys = dict.fromkeys((*optimizer.defaults, *optimizer.schema.hyperparameters))
     if len(keys) < 2:
         return tuple(group[key] for group in optimizer.param_groups for key in keys)
     groups = map(itemgetter(*keys), optimizer.param_groups)

@@ -14,70 +14,33 @@ line and the remedy.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import linecache
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import CodeType
 from typing import Any, NoReturn
 
 import torch
 from torch import fx
 
-from .operators import CORE, REWRITES, operator_name
+from .graph import Graph, RuleError
+from .operators import CORE, MASKS, OF_TENSORS, REWRITES, operator_name
+from .stands import Mask, Scalar, Stand, Symbol
 
-__all__ = ["Graph", "RuleError", "leaf", "trace"]
+__all__ = ["leaf", "trace"]
 
-Value = fx.Node | float | int | bool
 _HERE = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
-_ON_SCALARS = (
-    *("add", "sub", "mul", "div", "floordiv", "mod", "pow", "neg", "pos", "abs"),
-    *("lt", "le", "gt", "ge", "eq", "ne"),
-)
-
-
-class RuleError(TypeError):
-    """A rule that no engine can read. The message has its line and the remedy."""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """What a rule computes, for one choice of its branches.
-
-    Attributes:
-        nodes: the operators in order; each is a tensor or a scalar.
-        scalars: the nodes made of scalars alone, with the value seen while tracing.
-        tensors: the tensor inputs by name.
-        hyperparameters: the scalar inputs by name, as ``betas_0`` for ``betas[0]``.
-        guards: the scalars that were branched on, with the outcome.
-        outputs: by name (``param``, then each slot), the new value.
-        leaves: opaque functions that were called.
-    """
-
-    nodes: list[fx.Node]
-    scalars: dict[fx.Node, Any]
-    tensors: dict[str, fx.Node]
-    hyperparameters: dict[str, fx.Node]
-    guards: dict[fx.Node, bool | int]
-    outputs: dict[str, Value]
-    leaves: list[str] = field(default_factory=list)
-
-    def arguments(self) -> list[fx.Node]:
-        """The scalars that a kernel takes: those that tensor operators use."""
-        used = {
-            operand: None
-            for node in self.nodes
-            if node not in self.scalars
-            for operand in node.all_input_nodes
-            if operand in self.scalars
-        }
-        for value in self.outputs.values():
-            if isinstance(value, fx.Node) and value in self.scalars:
-                used[value] = None
-        return list(used)
+_ON_SCALARS = {
+    getattr(operator, name)
+    for name in (
+        *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos"),
+        *("abs", "lt", "le", "gt", "ge", "eq", "ne"),
+    )
+}
 
 
 def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,108 +54,60 @@ def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
     ...     return x / x.norm()
     """
 
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for argument in args:
+        for argument in _flat((args, kwargs)):
             if isinstance(argument, Symbol):
                 return argument.tracer.leaf(function, args, kwargs)
         return function(*args, **kwargs)
 
-    call.__name__ = function.__name__
-    call.__doc__ = function.__doc__
     return call
 
 
 def trace(
     rule: Callable[..., Any],
+    order: Sequence[str],
     tensors: Sequence[str],
-    absent: Sequence[str],
+    numbers: Mapping[str, float],
     scalars: Mapping[str, Any],
     static: Mapping[str, Any],
     *,
-    scalar_slots: Mapping[str, float] | None = None,
     owner: str = "rule",
 ) -> Graph:
     """Read a rule for one choice of its branches.
 
     Args:
         rule: the function.
-        tensors: names of the positional arguments that are tensors.
-        absent: names of the positional arguments that are None.
+        order: names of its positional arguments.
+        tensors: those that are tensors.
+        numbers: those that are numbers, with their values. The others are None.
         scalars: numeric keyword arguments: a number, or a tuple with numbers in it.
         static: the other keyword arguments, passed as they are.
-        scalar_slots: positional arguments that are numbers, with their values.
         owner: the name to use in errors, such as ``"Adam.rule"``.
 
     Raises:
         RuleError: the rule branches on a tensor, mutates an argument, returns the wrong
             number of values, or uses an operator that is not elementwise.
     """
-    tracer = _Tracer(rule, owner)
-    known = dict(scalar_slots or {})
-    positional: dict[str, Any] = {name: tracer.tensor(name) for name in tensors}
-    positional |= {name: tracer.scalar(name, known[name]) for name in known}
-    positional |= dict.fromkeys(absent)
+    tracer = Tracer(rule, owner)
+    positional: dict[str, Any] = dict.fromkeys(order)
+    positional |= {name: tracer.scalar(name, numbers[name]) for name in numbers}
+    positional |= {name: tracer.tensor(name) for name in tensors}
     keywords = {name: tracer.lift(name, value) for name, value in scalars.items()}
-    order = [name for name in rule.__code__.co_varnames if name in positional]
-    returned = rule(*(positional[name] for name in order), **keywords, **static)
-    names = [name for name in order if name != "grad"]
-    return tracer.finish(returned, names, set(absent), set(known))
+    returned = rule(*positional.values(), **keywords, **static)
+    return tracer.finish(returned, positional)
 
 
-class _Stand(fx.Proxy):
-    """A stand-in for an argument or a result."""
+class Tracer(fx.Tracer):
+    """Records what a rule does to its stand-ins."""
 
-    tracer: _Tracer
-
-    def __iter__(self) -> NoReturn:
-        self.tracer.refuse("iterates over a value", "name the values in the signature")
-
-    def __len__(self) -> NoReturn:
-        self.tracer.refuse("takes the length of a value", "wrap it in polyak.leaf")
-
-
-class Scalar(_Stand):
-    """A stand-in for a number, which knows the number."""
-
-    def __float__(self) -> NoReturn:
-        self.tracer.refuse(
-            "turns a scalar into a Python float",
-            "use operators, such as x ** 0.5 for math.sqrt(x)",
-        )
-
-    def __int__(self) -> int:
-        return self.tracer.fix(self)
-
-    __index__ = __int__
-
-
-class Symbol(_Stand):
-    """A stand-in for a tensor."""
-
-    def __setitem__(self, key: Any, value: Any) -> NoReturn:
-        self.tracer.refuse_mutation("x[...] = y")
-
-
-def _refuse_augmented(sign: str) -> Callable[..., NoReturn]:
-    def method(self: Symbol, other: Any) -> NoReturn:
-        self.tracer.refuse_mutation(f"x {sign}= y")
-
-    return method
-
-
-_AUGMENTED = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}
-for _name, _sign in _AUGMENTED.items():
-    setattr(Symbol, f"__i{_name}__", _refuse_augmented(_sign))
-
-
-class _Tracer(fx.Tracer):
     def __init__(self, rule: Callable[..., Any], owner: str) -> None:
         super().__init__()
         self.graph = fx.Graph()
-        self.code: CodeType = rule.__code__
+        self.code = getattr(inspect.unwrap(rule), "__code__", None)
         self.owner = owner
         self.scalars: dict[fx.Node, Any] = {}
-        self.inputs: dict[str, fx.Node] = {}
+        self.tensors: dict[str, fx.Node] = {}
         self.hyperparameters: dict[str, fx.Node] = {}
         self.guards: dict[fx.Node, bool | int] = {}
         self.leaves: list[str] = []
@@ -201,17 +116,22 @@ class _Tracer(fx.Tracer):
     # Inputs
 
     def tensor(self, name: str) -> Symbol:
-        self.inputs[name] = node = self.graph.placeholder(name)
+        """A stand-in for a tensor argument."""
+        self.tensors[name] = node = self.graph.placeholder(name)
         return Symbol(node, self)
 
     def scalar(self, name: str, value: float) -> Scalar:
-        self.hyperparameters[name] = node = self.graph.placeholder(name)
+        """A stand-in for a number."""
+        node = self.graph.placeholder(name.replace("[", "_").replace("]", ""))
+        self.hyperparameters[name] = node
         self.scalars[node] = value
         return Scalar(node, self)
 
     def lift(self, name: str, value: Any) -> Any:
+        """A hyperparameter with stand-ins for the numbers in it."""
         if isinstance(value, tuple):
-            return tuple(self.lift(f"{name}_{i}", part) for i, part in enumerate(value))
+            parts = enumerate(value)
+            return tuple(self.lift(f"{name}[{i}]", part) for i, part in parts)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self.scalar(name, value)
         return value
@@ -227,59 +147,100 @@ class _Tracer(fx.Tracer):
         *_: Any,
         **__: Any,
     ) -> Any:
+        """Record an operation; what every use of a stand-in comes to."""
         name = operator_name(target)
-        operands = [x for x in (*args, *kwargs.values()) if isinstance(x, _Stand)]
-        if not any(isinstance(operand, Symbol) for operand in operands):
+        if not any(isinstance(x, Symbol) for x in _flat((args, kwargs))):
             return self._on_scalars(name, target, args, kwargs)
         if (kind == "call_method" and name.endswith("_")) or "out" in kwargs:
             self.refuse_mutation(f"x.{name}(...)")
-        if name in ("maximum", "minimum") and len(args) < 2:  # x.max(): a reduction
+        args, kwargs = _positional(args, kwargs)
+        if name == "where" and kind == "call_method":
+            args = (args[1], args[0], *args[2:])
+        if name in OF_TENSORS and not (
+            len(args) == OF_TENSORS[name] and all(isinstance(x, Symbol) for x in args)
+        ):
             self._refuse_operator(name)
         if name in ("add", "sub") and "alpha" in kwargs:
-            args = (args[0], kwargs["alpha"] * args[1])
-            kwargs = {}
+            args, kwargs = (args[0], kwargs["alpha"] * args[1]), {}
         if name in REWRITES:
-            return self._rewritten(REWRITES[name], args, kwargs)
+            return self._rewritten(name, args, kwargs)
         if name not in CORE or kwargs:
             self._refuse_operator(name)
-        if name == "where" and not self.rewriting:
-            self._check_where(*args)
-        operands_or_numbers = tuple(self._operand(name, x) for x in args)
-        node = self.graph.call_function(CORE[name], operands_or_numbers)
-        return Symbol(node, self)
+        return self._core(name, args)
 
-    def _rewritten(self, rewrite: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _rewritten(self, name: str, args: Any, kwargs: Any) -> Any:
+        rewrite = REWRITES[name]
+        try:
+            inspect.signature(rewrite).bind(*args, **kwargs)
+        except TypeError:
+            self._refuse_operator(name)
         before, self.rewriting = self.rewriting, True
         try:
             return rewrite(*args, **kwargs)
         finally:
             self.rewriting = before
 
-    def _check_where(self, condition: Any, *branches: Any) -> None:
-        if len(branches) != 2 or not any(isinstance(x, Symbol) for x in branches):
+    def _core(self, name: str, args: tuple[Any, ...]) -> Symbol:
+        if name == "where":
+            self._check_where(args)
+            args = (args[0], *self._as_numbers(name, args[1:]))
+        elif name in ("and", "or", "invert"):
+            if not all(isinstance(x, Mask) for x in args):
+                self.refuse(
+                    f"uses {name!r} on what is not a truth value",
+                    "compare first, as in (x > 0) & (y > 0)",
+                )
+        else:
+            args = self._as_numbers(name, args)
+        operands = tuple(self._operand(name, operand) for operand in args)
+        node = self.graph.call_function(CORE[name], operands)
+        return Mask(node, self) if name in MASKS else Symbol(node, self)
+
+    def _check_where(self, args: tuple[Any, ...]) -> None:
+        if len(args) != 3:
+            self._refuse_operator("where")
+        condition, *branches = args
+        if not isinstance(condition, Mask):
+            self.refuse(
+                "gives torch.where a condition that is no comparison of tensors",
+                "compare tensors, as in torch.where(x > 0, x, y), or use if on scalars",
+            )
+        if not (self.rewriting or any(isinstance(x, Symbol) for x in branches)):
             self.refuse(
                 "chooses between numbers, which gives torch no dtype for the result",
                 "let one branch be a tensor, as in torch.where(c, 2 * x, x)",
             )
 
+    def _as_numbers(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The operands, with 1 and 0 for truth values, as torch promotes them."""
+        if not any(isinstance(x, Mask) for x in args):
+            return args
+        if not any(isinstance(x, Symbol) and not x.is_mask for x in args):
+            self.refuse(
+                f"uses {name!r} on truth values alone, which gives torch no dtype",
+                "use torch.where, as in torch.where(x > 0, y, z)",
+            )
+        return tuple(
+            self._rewritten("from_mask", (x,), {}) if isinstance(x, Mask) else x
+            for x in args
+        )
+
     def leaf(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Symbol:
+        """Record the call of an opaque function."""
         self.leaves.append(function.__name__)
-        node = self.create_node("call_function", function, self._nodes(args), {})
-        return Symbol(node, self)
+        arguments = (self.create_arg(list(args)), self.create_arg(kwargs))
+        return Symbol(self.create_node("call_function", function, arguments, {}), self)
 
     def _on_scalars(self, name: str, target: Any, args: Any, kwargs: Any) -> Scalar:
-        if name not in _ON_SCALARS or isinstance(target, str) or kwargs:
+        if target not in _ON_SCALARS or kwargs:
             self.refuse(
                 f"calls {name} on a scalar, which is a Python number",
                 "use operators, such as x ** 0.5",
             )
-        node = self.graph.call_function(target, self._nodes(args))
+        node = self.graph.call_function(target, tuple(map(self.create_arg, args)))
         known = (self.scalars[x.node] if isinstance(x, Scalar) else x for x in args)
         self.scalars[node] = target(*known)
         return Scalar(node, self)
-
-    def _nodes(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self.create_arg(operand) for operand in operands)
 
     def _operand(self, name: str, operand: Any) -> Any:
         if isinstance(operand, fx.Proxy):
@@ -294,76 +255,81 @@ class _Tracer(fx.Tracer):
     # Branches
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """Answer a branch, and keep the answer as a guard."""
         if isinstance(obj, Symbol):
             self.refuse(
                 "branches on a tensor",
                 "a rule may branch on scalars only; use torch.where",
             )
-        return bool(self.guards.setdefault(obj.node, bool(self.scalars[obj.node])))
+        truth = bool(self.scalars[obj.node])
+        self.guards.setdefault(obj.node, truth)
+        return truth
 
     def fix(self, scalar: Scalar) -> int:
         """Specialise the graph on the very value of an integer scalar."""
         value = self.scalars[scalar.node]
-        return self.guards.setdefault(scalar.node, operator.index(value))
+        if not isinstance(value, int):
+            self.refuse("turns a scalar into an int", "use operators, such as x // 1")
+        self.guards[scalar.node] = value
+        return value
 
     # The end, and what is refused
 
-    def finish(
-        self,
-        returned: Any,
-        names: Sequence[str],
-        absent: set[str],
-        numbers: set[str],
-    ) -> Graph:
+    def finish(self, returned: Any, positional: Mapping[str, Any]) -> Graph:
+        """Check what a rule returned, and make the graph."""
         values = returned if isinstance(returned, tuple) else (returned,)
+        names = [name for name in positional if name != "grad"]
         if len(values) != len(names):
             self.refuse(
                 f"returns {len(values)} values where {len(names)} are due",
                 f"return ({', '.join(names)}), with None for an absent slot",
-                self.code.co_firstlineno,
+                self._first_line(),
             )
         outputs = {
-            name: self._output(name, value, absent, numbers)
+            name: self._output(name, value, positional[name])
             for name, value in zip(names, values, strict=True)
         }
         return Graph(
             nodes=[node for node in self.graph.nodes if node.op == "call_function"],
             scalars=self.scalars,
-            tensors=self.inputs,
+            tensors=self.tensors,
             hyperparameters=self.hyperparameters,
             guards=self.guards,
             outputs={name: out for name, out in outputs.items() if out is not None},
             leaves=self.leaves,
         )
 
-    def _output(
-        self, name: str, value: Any, absent: set[str], numbers: set[str]
-    ) -> Any:
-        line = self.code.co_firstlineno
-        if (value is None) != (name in absent):
+    def _output(self, name: str, value: Any, given: Any) -> Any:
+        line = self._first_line()
+        if (value is None) != (given is None):
             got = "None" if value is None else "a value"
-            due = "None, since it is absent" if name in absent else "a tensor"
+            due = "None, since it is absent" if given is None else "a tensor"
             self.refuse(f"returns {got} for {name}", f"return {due}", line)
-        if name in numbers and isinstance(value, Symbol):
+        if isinstance(given, Scalar) and isinstance(value, Symbol):
             self.refuse(f"returns a tensor for {name}", "it is a number", line)
-        if isinstance(value, fx.Proxy):
+        if isinstance(value, Mask):
+            self.refuse(f"returns truth values for {name}", "use torch.where", line)
+        if isinstance(value, Stand):
             return value.node
         if value is None or isinstance(value, int | float):
             return value
         kind = type(value).__name__
         self.refuse(f"returns {name} of type {kind}", "return a tensor", line)
 
-    def refuse(self, what: str, remedy: str, line: int | None = None) -> NoReturn:
-        file, number = self.code.co_filename, line or self._line()
-        if line is None:
-            file, number = self._where()
+    def refuse(
+        self, what: str, remedy: str, line: tuple[str, int] | None = None
+    ) -> NoReturn:
+        """Raise with the line of the rule that is at fault."""
+        file, number = line or self._where()
         source = linecache.getline(file, number).strip()
+        quoted = f": `{source}`" if source else ""
         raise RuleError(
-            f"{self.owner} {what}: `{source}` ({Path(file).name}, line {number}). "
+            f"{self.owner} {what}{quoted} ({Path(file).name}, line {number}). "
             f"Remedy: {remedy}."
         )
 
     def refuse_mutation(self, how: str) -> NoReturn:
+        """Raise for a tensor that is changed in place."""
         self.refuse(f"mutates a tensor ({how})", "a rule returns new values: x = x + y")
 
     def _refuse_operator(self, name: str) -> NoReturn:
@@ -372,8 +338,10 @@ class _Tracer(fx.Tracer):
             "wrap what is not elementwise in a function marked @polyak.leaf",
         )
 
-    def _line(self) -> int:
-        return self._where()[1]
+    def _first_line(self) -> tuple[str, int]:
+        if self.code is None:
+            return "?", 0
+        return self.code.co_filename, self.code.co_firstlineno
 
     def _where(self) -> tuple[str, int]:
         """The innermost line outside polyak's engine and torch."""
@@ -383,4 +351,23 @@ class _Tracer(fx.Tracer):
             if not file.startswith((_HERE, _TORCH)):
                 return file, frame.f_lineno
             frame = frame.f_back
-        return self.code.co_filename, self.code.co_firstlineno
+        return self._first_line()
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _flat(part)
+    elif isinstance(value, dict):
+        yield from _flat(list(value.values()))
+    else:
+        yield value
+
+
+def _positional(args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """``torch.mul(input=x, other=y)`` as ``torch.mul(x, y)``."""
+    rest = dict(kwargs)
+    for name in ("input", "other"):
+        if name in rest:
+            args = (*args, rest.pop(name))
+    return args, rest

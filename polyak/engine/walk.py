@@ -59,12 +59,17 @@ define internal i1 @has(ptr %read, ptr %tensor, i32 %due) {{
 }}
 
 ; The address of a tensor's data, or -1 if the tensor is not a strided CPU tensor of the
-; given dtype and shape. A shape is (dimensions, (size, stride) each); the stride of a
+; given dtype and shape, or is to be negated or conjugated when read. A shape is (dimensions, (size, stride) each); the stride of a
 ; dimension of size 1 says nothing about where the numbers are, and is not compared.
 define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
 entry:
-{loads("data_ptr dtype device_type layout dim sizes strides")}
+{loads("data_ptr dtype device_type layout dim sizes strides is_neg is_conj")}
   %out = alloca i64
+  %negated = call zeroext i1 %is_neg(ptr %tensor)
+  %conjugated = call zeroext i1 %is_conj(ptr %tensor)
+  %lazy = or i1 %negated, %conjugated
+  br i1 %lazy, label %fail, label %ask.layout
+ask.layout:
   %strided = call i1 @has(ptr %layout, ptr %tensor, i32 0)
   br i1 %strided, label %ask.device, label %fail
 ask.device:
@@ -128,7 +133,6 @@ define i64 @check(ptr %table) {{
 entry:
 {loads("tensors written numbers handles pointers number_pointers dtypes itemsizes")}
 {loads("shapes shape_at lengths row expected undefined grad number_is_double")}
-{loads("is_neg is_conj")}
   %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
   %grad.code = load i64, ptr %grad.code.at
   %grad.size.at = getelementptr i64, ptr %itemsizes, i64 %written
@@ -178,16 +182,16 @@ look:
   %gradient = call ptr %grad(ptr %impl)
   %gradient.impl = load i64, ptr %gradient
   %has.none = icmp eq i64 %gradient.impl, %undefined
-  br i1 %has.none, label %broken, label %ask.lazy
-ask.lazy:
-  %negated = call zeroext i1 %is_neg(ptr %gradient)
-  %conjugated = call zeroext i1 %is_conj(ptr %gradient)
-  %lazy = or i1 %negated, %conjugated
-  br i1 %lazy, label %broken, label %ask.gradient
+  br i1 %has.none, label %broken, label %ask.gradient
 ask.gradient:
   %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code, ptr %shape)
   %unfit = icmp eq i64 %from, -1
-  br i1 %unfit, label %broken, label %keep.gradient
+  br i1 %unfit, label %broken, label %ask.memory
+ask.memory:
+  %nowhere = icmp eq i64 %from, 0
+  %some = icmp ne i64 %length, 0
+  %without = and i1 %nowhere, %some
+  br i1 %without, label %broken, label %keep.gradient
 keep.gradient:
   %grad.row = mul i64 %written, %tensors
   %grad.entry = add i64 %grad.row, %t

@@ -24,6 +24,7 @@ every_optimizer = pytest.mark.parametrize("name", NAMES)
 
 Arguments = dict[str, Any]
 Closure = Callable[[], Tensor]
+Scales = dict[str, float]
 
 # What a parameter can look like. "sliced" alone has gaps in its memory.
 LAYOUTS: dict[str, Callable[[torch.dtype, torch.Generator], Tensor]] = {
@@ -274,7 +275,10 @@ def train(
 
 
 def assert_same_training(
-    actual: torch.optim.Optimizer, expected: torch.optim.Optimizer, ulps: float = 0
+    actual: torch.optim.Optimizer,
+    expected: torch.optim.Optimizer,
+    ulps: float = 0,
+    scales: Scales | None = None,
 ) -> None:
     """The parameters and the state of two optimizers are the same.
 
@@ -282,25 +286,29 @@ def assert_same_training(
         actual: one.
         expected: the other.
         ulps: how far numbers may differ, see :func:`assert_same`.
+        scales: carried from one step to the next, see :func:`assert_same`.
     """
-    assert_same(params_of(actual), params_of(expected), ulps, "params")
-    assert_same(states_of(actual), states_of(expected), ulps, "state")
+    assert_same(params_of(actual), params_of(expected), ulps, "params", scales)
+    assert_same(states_of(actual), states_of(expected), ulps, "state", scales)
 
 
 def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """All parameters of an optimizer."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 def states_of(optimizer: torch.optim.Optimizer) -> list[Any]:
     """The state of each parameter; None where there is none."""
-    return [
-        dict(optimizer.state[p]) if p in optimizer.state else None
-        for p in params_of(optimizer)
-    ]
+    return [optimizer.state.get(param) for param in params_of(optimizer)]
 
 
-def assert_same(actual: Any, expected: Any, ulps: float = 0, where: str = "") -> None:
+def assert_same(
+    actual: Any,
+    expected: Any,
+    ulps: float = 0,
+    where: str = "",
+    scales: Scales | None = None,
+) -> None:
     """Two structures have the same keys in the same order, types, layouts and values.
 
     Args:
@@ -309,18 +317,21 @@ def assert_same(actual: Any, expected: Any, ulps: float = 0, where: str = "") ->
         ulps: how many units in the last place a tensor's numbers may differ by, at the
             magnitude of its largest number. 0 means bit for bit.
         where: what is compared, for the message.
+        scales: the largest magnitude that each tensor has had so far: what is rounded
+            is at the scale of the operands, and sums of them may cancel.
     """
     assert type(actual) is type(expected), f"{where} is {actual!r}, not {expected!r}"
     if isinstance(expected, Tensor):
-        _assert_same_tensor(actual, expected, ulps, where)
+        _assert_same_tensor(actual, expected, ulps, where, scales)
     elif isinstance(expected, dict):
         assert list(actual) == list(expected), where
         for key in expected:
-            assert_same(actual[key], expected[key], ulps, f"{where}[{key!r}]")
+            at = f"{where}[{key!r}]"
+            assert_same(actual[key], expected[key], ulps, at, scales)
     elif isinstance(expected, list | tuple):
         assert len(actual) == len(expected), where
         for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
-            assert_same(a, b, ulps, f"{where}[{index}]")
+            assert_same(a, b, ulps, f"{where}[{index}]", scales)
     elif isinstance(expected, float):
         assert actual == pytest.approx(expected, rel=ulps * 2**-23, nan_ok=True), where
     else:
@@ -328,34 +339,53 @@ def assert_same(actual: Any, expected: Any, ulps: float = 0, where: str = "") ->
 
 
 def _assert_same_tensor(
-    actual: Tensor, expected: Tensor, ulps: float, where: str
+    actual: Tensor, expected: Tensor, ulps: float, where: str, scales: Scales | None
 ) -> None:
     for aspect in ("dtype", "shape", "device", "layout", "requires_grad"):
-        ours, theirs = getattr(actual, aspect), getattr(expected, aspect)
-        assert ours == theirs, f"{where} has {aspect} {ours}, not {theirs}"
+        found, due = getattr(actual, aspect), getattr(expected, aspect)
+        assert found == due, f"{where} has {aspect} {found}, not {due}"
     if expected.layout is torch.strided:
-        strides = actual.stride(), expected.stride()
-        assert strides[0] == strides[1], f"{where} has strides"
-    distance = ulps_apart(actual, expected)
-    assert distance <= ulps, f"{where} is {distance:.3g} ulp away from what is expected"
+        found, due = actual.stride(), expected.stride()
+        assert found == due, f"{where} has strides {found}, not {due}"
+    actual, expected = actual.detach(), expected.detach()
+    scale = 0.0
+    if scales is not None:
+        scale = scales[where] = max(scales.get(where, 0.0), largest(expected))
+    if not same_bits(actual, expected):
+        distance = ulps_apart(actual, expected, scale)
+        assert distance <= ulps, f"{where} is {distance:.3g} ulp away: {ulps} are allowed"
 
 
-def ulps_apart(actual: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units in the last place of the largest number."""
-    a, b = actual.detach(), expected.detach()
-    if a.layout is torch.strided and torch.equal(bits(a), bits(b)):
-        return 0.0
-    a, b = (x.to_dense() if x.is_sparse else x for x in (a, b))
-    if not b.is_floating_point() and not b.is_complex():
-        return 0.0 if torch.equal(a, b) else float("inf")
-    same = (a == b) | (a.isnan() & b.isnan())
-    error = torch.where(same, 0, (a - b).abs().double()).max().item()
-    largest = b.abs().double().nan_to_num(0, 0, 0).max().item()
-    unit = torch.finfo(b.dtype).eps * largest
-    # Never nothing where bits differ: 0.0 and -0.0 are not the same.
+def ulps_apart(actual: Tensor, expected: Tensor, scale: float = 0) -> float:
+    """The largest difference, in units in the last place of the largest number.
+
+    Args:
+        actual: a tensor whose bits differ from the other's.
+        expected: the other.
+        scale: measure at this magnitude, if it is larger.
+    """
+    if not expected.is_floating_point() and not expected.is_complex():
+        return float("inf")
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    error = torch.where(same, 0, (actual - expected).abs()).max().item()
+    unit = torch.finfo(expected.dtype).eps * max(scale, largest(expected))
+    # More than none: the bits of 0.0 and -0.0 differ.
     return max(error / unit if unit else float("inf"), 1e-9)
 
 
-def bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor's numbers."""
-    return tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+def largest(tensor: Tensor) -> float:
+    """The largest finite magnitude in a tensor."""
+    if tensor.numel() == 0:
+        return 0.0
+    return tensor.abs().nan_to_num(0, 0, 0).max().item()
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of a shape hold the same bytes: NaN is NaN, -0.0 is not 0.0."""
+    if a.is_sparse:
+        return same_bits(a.to_dense(), b.to_dense())
+    return torch.equal(_bytes(a), _bytes(b))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,54 @@
+"""What a rule computes, for one choice of its branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+__all__ = ["Graph", "RuleError", "Value"]
+
+Value = fx.Node | float | int | bool
+
+
+class RuleError(TypeError):
+    """A rule that no engine can read. The message has its line and the remedy."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A rule as it was read.
+
+    Attributes:
+        nodes: the operators in order; each is a tensor or a scalar.
+        scalars: the nodes made of scalars alone, with the value seen while tracing.
+        tensors: the tensor inputs by name.
+        hyperparameters: the scalar inputs by name, as ``betas[0]``.
+        guards: the scalars that were branched on, with the outcome; an int where the
+            rule needs the very number.
+        outputs: by name (``param``, then each slot), the new value.
+        leaves: opaque functions that were called.
+    """
+
+    nodes: list[fx.Node]
+    scalars: dict[fx.Node, Any]
+    tensors: dict[str, fx.Node]
+    hyperparameters: dict[str, fx.Node]
+    guards: dict[fx.Node, bool | int]
+    outputs: dict[str, Value]
+    leaves: list[str] = field(default_factory=list)
+
+    def arguments(self) -> list[fx.Node]:
+        """The scalars that a kernel takes: those that tensors are made of."""
+        used = {
+            operand: None
+            for node in self.nodes
+            if node not in self.scalars
+            for operand in node.all_input_nodes
+            if operand in self.scalars
+        }
+        for value in self.outputs.values():
+            if isinstance(value, fx.Node) and value in self.scalars:
+                used[value] = None
+        return list(used)
