@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..schema import Schema
 from ..slot import Group
+from .layout import memory
 
 __all__ = ["update"]
 
@@ -124,11 +125,9 @@ def _apart(value: Any, target: Tensor, held: Sequence[Tensor]) -> Any:
     """A result that does not change when another target is written."""
     if not isinstance(value, Tensor) or not value.numel():
         return value
-    at = value.untyped_storage().data_ptr()
+    at = memory(value)
     others = (tensor for tensor in held if tensor is not target)
-    if any(tensor.untyped_storage().data_ptr() == at for tensor in others):
-        return value.clone()
-    return value
+    return value.clone() if any(memory(other) == at for other in others) else value
 
 
 def _write(target: Tensor, value: Any, rows: Sequence[Tensor] | None) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..slot import Group
 from . import torch_abi
 from .formats import format_of
+from .layout import dense, memory, overlap, same_layout, span
 
-__all__ = ["Tensors", "objection", "overlapping", "same_layout"]
+__all__ = ["Tensors", "objection", "overlapping"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -53,12 +54,12 @@ def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
         why = _tensor_objection(what, tensor)
         if why is not None:
             return why
-    if not _dense(param):
+    if not dense(param):
         return "the parameter's memory has gaps or overlaps itself"
     for what, tensor in named:
         if not same_layout(tensor, param):
             return f"the {what} is {_form(tensor)}, the parameter {_form(param)}"
-    if any(_overlap(tensors.grad, tensor) for tensor in (param, *tensors.slots)):
+    if any(overlap(tensors.grad, tensor) for tensor in (param, *tensors.slots)):
         return "the gradient overlaps the memory of what is updated"
     if not all(map(_is_number, tensors.numbers)):
         return "a number of the state is no 0-d float tensor on the CPU"
@@ -79,21 +80,6 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """The first address of a tensor's memory and the one after its last."""
-    extent = sum(
-        (size - 1) * stride
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    start = tensor.data_ptr()
-    return start, start + (extent + 1) * tensor.element_size() * bool(tensor.numel())
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    (a_start, a_end), (b_start, b_end) = _span(a), _span(b)
-    return a_start < b_end and b_start < a_end
-
-
 def _tensor_objection(what: str, tensor: Tensor) -> str | None:
     if type(tensor) not in _PLAIN:
         return f"the {what} is a {type(tensor).__name__}, a tensor subclass"
@@ -107,41 +93,17 @@ def _tensor_objection(what: str, tensor: Tensor) -> str | None:
         return f"the {what} was made in inference mode"
     if tensor.is_neg() or tensor.is_conj():
         return f"the {what} is a lazily negated or conjugated view"
-    if tensor.numel() and not tensor.untyped_storage().data_ptr():
+    if tensor.numel() and not memory(tensor):
         return f"the {what} has no memory of its own"
     if torch_abi.handle(tensor) is None:
         return f"the {what} is not stored as this build of torch stores tensors"
     return None
 
 
-def _dense(tensor: Tensor) -> bool:
-    """Whether every number of the memory that a tensor spans is its own, once."""
-    if tensor.numel() == 0:
-        return True
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def same_layout(tensor: Tensor, model: Tensor) -> bool:
-    """Whether the numbers of two tensors lie in the same order in memory."""
-    if tensor.shape != model.shape or tensor.is_complex() != model.is_complex():
-        return False
-    return all(
-        a == b or size == 1
-        for a, b, size in zip(
-            tensor.stride(), model.stride(), tensor.shape, strict=True
-        )
-    )
-
-
 def overlapping(owners: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> set[Tensor]:
     """The parameters of which some written tensor shares memory with another's."""
     spans = [
-        (*_span(tensor), owner)
+        (*span(tensor), owner)
         for owner, tensors in owners
         for tensor in tensors
         if _tensor_objection("", tensor) is None

@@ -59,11 +59,13 @@ define internal i1 @has(ptr %read, ptr %tensor, i32 %due) {{
 }}
 
 ; The address of a tensor's data, or -1 if the tensor is not a strided CPU tensor of the
-; given dtype and shape, or is to be negated or conjugated when read. A shape is (dimensions, (size, stride) each); the stride of a
-; dimension of size 1 says nothing about where the numbers are, and is not compared.
+; given dtype and shape, or is to be negated or conjugated when read. A shape is
+; (dimensions, (size, stride) each); the stride of a dimension of size 1 says nothing
+; about where the numbers are, and is not compared.
 define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
 entry:
-{loads("data_ptr dtype device_type layout dim sizes strides is_neg is_conj")}
+{loads("data_ptr dtype device_type layout dim sizes strides")}
+{loads("is_neg is_conj")}
   %out = alloca i64
   %negated = call zeroext i1 %is_neg(ptr %tensor)
   %conjugated = call zeroext i1 %is_conj(ptr %tensor)

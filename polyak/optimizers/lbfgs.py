@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,12 +148,13 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:
-        if self.param_groups:
+        super().add_param_group(param_group)
+        if len(self.param_groups) > 1:
+            self.param_groups.pop()
             raise ValueError(
                 "LBFGS doesn't support per-parameter options (parameter groups): give "
                 "it one list of parameters"
             )
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -184,12 +185,15 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
         state["func_evals"] += 1
         if not here.is_finite:
             _warn("the loss or its gradient is not finite: this step was left out")
-        elif here.largest <= group["tolerance_grad"]:
-            return loss
-        elif not _minimise(objective, here, group, state):
-            # The first iteration of the next step clears the history.
-            state["n_iter"] = 0
-            _warn("a step led to where the loss is not finite: it was taken back")
+        elif here.largest > group["tolerance_grad"]:
+            latest: State = {}
+            try:
+                for latest in _iterations(objective, here, group, state):
+                    pass
+            finally:
+                state.update(latest)
+            if state["n_iter"] == 0:
+                _warn("the loss is not finite where a step led: it was taken back")
         return loss
 
 
@@ -201,15 +205,14 @@ def _warn(problem: str) -> None:
     )
 
 
-def _minimise(
+def _iterations(
     objective: _Objective, here: _Iterate, group: Group, state: State
-) -> bool:
+) -> Iterator[State]:
     """Iterate until a limit is reached (Nocedal & Wright, algorithm 7.5).
 
-    The state changes at the end of an iteration.
-
-    Returns:
-        False if the last iteration was in vain: nothing there was finite.
+    Yields:
+        The state after each iteration. ``n_iter`` is 0 if it found nothing finite: then
+        the next iteration begins with an empty history.
     """
     iterations, evaluations = 0, 1
     while True:
@@ -218,8 +221,8 @@ def _minimise(
         direction, t = plan["d"], plan["t"]
         slope = here.grad.dot(direction).cpu()
         if slope > -group["tolerance_change"]:
-            state.update(plan)
-            return True
+            yield plan
+            return
         last = iterations >= group["max_iter"]
         there: _Iterate | None
         if not slope.isfinite():
@@ -235,14 +238,16 @@ def _minimise(
         else:
             there, calls = objective.jump(t, direction), 1
         evaluations += calls
-        state["func_evals"] += calls
+        plan["func_evals"] += calls
         if there is None:
-            return False
-        state.update(plan, t=there.t)
+            yield state | {"n_iter": 0, "func_evals": plan["func_evals"]}
+            return
+        state = plan | {"t": there.t}
+        yield state
         if last or evaluations >= group["max_eval"]:
-            return True
+            return
         if _converged(here, there, direction, group):
-            return True
+            return
         here = there
 
 
@@ -260,23 +265,21 @@ def _converged(
 def _next_direction(here: _Iterate, group: Group, state: State) -> State:
     """The direction and the step length to try: the state to be if the step is made."""
     lr = _as_it_is(group["lr"])
-    plan = {
-        "n_iter": state["n_iter"] + 1,
-        "prev_flat_grad": here.grad,
-        "prev_loss": here.loss,
-    }
+    counts = {"n_iter": state["n_iter"] + 1, "func_evals": state["func_evals"]}
+    origin = {"prev_flat_grad": here.grad, "prev_loss": here.loss}
     if state["n_iter"] == 0:
         # The curvature is not known. The changes of all parameters sum to lr at most.
         shrink = 1.0 / here.grad.abs().sum().cpu()
-        plan |= {"d": here.grad.neg(), "t": (shrink if shrink < 1.0 else 1.0) * lr}
-        return plan | vars(_History([], [], [], 1))
+        t = (shrink if shrink < 1.0 else 1.0) * lr
+        empty = _History([], [], [], 1)
+        return counts | {"d": here.grad.neg(), "t": t} | vars(empty) | origin
     history = _History(*(state[name] for name in _History.__dataclass_fields__))
     y = here.grad - state["prev_flat_grad"]
     s = state["d"] * state["t"]
     history = history.extended(y, s, group["history_size"])
     direction, alphas = _two_loops(here.grad, history)
-    unused = [None] * (group["history_size"] - len(alphas))
-    return plan | vars(history) | {"d": direction, "t": lr, "al": alphas + unused}
+    al = alphas + [None] * (group["history_size"] - len(alphas))
+    return counts | {"al": al, "d": direction, "t": lr} | vars(history) | origin
 
 
 def _as_it_is(lr: float | Tensor) -> float | Tensor:
