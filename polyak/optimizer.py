@@ -198,7 +198,8 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 "rule(param, grad, *, lr), or override step."
             )
         self._plan = None
-        with torch.no_grad():
+        # State made in inference mode could never be updated outside it.
+        with torch.inference_mode(False), torch.no_grad():
             self._plan = Plan(self)
         return self._plan
 
@@ -274,7 +275,9 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             slot = self.schema.slots[name]
             value = slot.init(model.detach(), group)
             if slot.number:
-                made[name] = torch.tensor(float(value), dtype=_number_dtype())
+                made[name] = torch.tensor(
+                    float(value), dtype=_number_dtype(), device="cpu"
+                )
             else:
                 made[name] = (
                     torch.view_as_complex(value) if param.is_complex() else value

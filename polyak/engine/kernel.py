@@ -40,6 +40,7 @@ _INSTRUCTIONS: dict[str, tuple[str, str, bool]] = {
     "cos": ("cos", _CALL, False),
     "tanh": ("tanh", _CALL, False),
     "floor": ("floor", _CALL, False),
+    "copysign": ("copysign", _CALL2, False),
     "lt": ("olt", _COMPARE, True),
     "le": ("ole", _COMPARE, True),
     "gt": ("ogt", _COMPARE, True),

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["CORE", "MASKS", "OF_TENSORS", "REWRITES", "operator_name"]
+from .stands import Symbol
+
+__all__ = ["CORE", "MASKS", "OF_TENSORS", "POWERS", "REWRITES", "operator_name"]
 
 CORE: dict[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -40,6 +42,7 @@ CORE: dict[str, Callable[..., Any]] = {
     "cos": torch.cos,
     "tanh": torch.tanh,
     "floor": torch.floor,
+    "copysign": torch.copysign,
 }
 
 _SAME = {
@@ -73,7 +76,6 @@ OF_TENSORS = {
     "logical_and": 2,
     "logical_or": 2,
     "logical_not": 1,
-    "hypot": 2,
 }
 
 
@@ -82,15 +84,38 @@ def _truth(x: Any) -> Any:
 
 
 def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-    if min is not None:
-        x = torch.where(x < min, min, x)
-    return x if max is None else torch.where(x > max, max, x)
+    for bound, over, tighter in (
+        (min, operator.lt, _maximum),
+        (max, operator.gt, _minimum),
+    ):
+        if isinstance(bound, Symbol):
+            x = tighter(x, bound)
+        elif bound is not None:
+            x = torch.where(over(x, bound), bound, x)
+    return x
+
+
+# Both give NaN where an operand is NaN, as torch's do.
+def _maximum(x: Any, y: Any) -> Any:
+    return torch.where((x > y) | (x != x), x, y)
+
+
+def _minimum(x: Any, y: Any) -> Any:
+    return torch.where((x < y) | (x != x), x, y)
+
+
+def _lerp(x: Any, end: Any, weight: Any) -> Any:
+    """From the nearer end, as torch does: exact for the weights 0 and 1."""
+    small = abs(weight) < 0.5
+    near, far = x + weight * (end - x), end - (1 - weight) * (end - x)
+    if isinstance(weight, Symbol):
+        return torch.where(small, near, far)
+    return near if small else far
 
 
 REWRITES: dict[str, Callable[..., Any]] = {
-    # Both give NaN where an operand is NaN, as torch's do.
-    "maximum": lambda x, y: torch.where((x > y) | (x != x), x, y),
-    "minimum": lambda x, y: torch.where((x < y) | (x != x), x, y),
+    "maximum": _maximum,
+    "minimum": _minimum,
     "logical_and": lambda x, y: _truth(x) & _truth(y),
     "logical_or": lambda x, y: _truth(x) | _truth(y),
     "logical_not": lambda x: ~_truth(x),
@@ -104,14 +129,23 @@ REWRITES: dict[str, Callable[..., Any]] = {
     "isnan": lambda x: x != x,
     "isinf": lambda x: abs(x) == float("inf"),
     "isfinite": lambda x: abs(x) < float("inf"),
-    "copysign": lambda x, y: torch.where(y < 0, -abs(x), abs(x)),
-    "hypot": lambda x, y: torch.sqrt(x * x + y * y),
-    "lerp": lambda x, end, weight: x + weight * (end - x),
+    "lerp": _lerp,
     "addcmul": lambda x, a, b, *, value=1: x + value * (a * b),
     "addcdiv": lambda x, a, b, *, value=1: x + value * (a / b),
     "clamp": _clamp,
     "clamp_min": lambda x, min: _clamp(x, min=min),
     "clamp_max": lambda x, max: _clamp(x, max=max),
+}
+
+
+# Powers that torch computes otherwise than by pow.
+POWERS: dict[float, Callable[[Any], Any]] = {
+    0.5: torch.sqrt,
+    -0.5: lambda x: 1 / torch.sqrt(x),
+    2: lambda x: x * x,
+    3: lambda x: x * x * x,
+    -1: lambda x: 1 / x,
+    -2: lambda x: 1 / (x * x),
 }
 
 

@@ -27,6 +27,7 @@ from ..slot import Group
 from . import eager
 from .bucket import Bucket
 from .identity import addresses
+from .reading import Reading
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class EagerMember:
     """
 
     member: Member
+    reading: Reading
     reason: str
     sparse: bool
     by_rows: bool
@@ -115,7 +117,7 @@ class Plan:
         shelves: dict[Any, list[Verdict]] = {}
         for verdict in survey(optimizer, members, self._hyperparameters):
             if verdict.why is not None:
-                self._run_eagerly(optimizer, verdict.member, verdict.why)
+                self._run_eagerly(optimizer, verdict, verdict.why)
                 continue
             kernel, _ = kernel_for(optimizer, verdict)
             key = (verdict.reading, id(kernel), *_dtypes(verdict.member))
@@ -128,15 +130,18 @@ class Plan:
             if bucket.holds():
                 self.buckets.append(bucket)
                 continue
-            for member in fellows:
-                self._run_eagerly(optimizer, member, "native code sees other tensors")
+            for verdict in shelf:
+                self._run_eagerly(optimizer, verdict, "native code sees other tensors")
 
-    def _run_eagerly(self, optimizer: Optimizer, member: Member, why: str) -> None:
+    def _run_eagerly(self, optimizer: Optimizer, verdict: Verdict, why: str) -> None:
+        member = verdict.member
         sparse = member.gradient().is_sparse
         group = optimizer.param_groups[member.group]
         by_rows = sparse and optimizer.on_sparse(group) == "rows"
         passing = why.startswith("the gradient") and not sparse
-        self.eager.append(EagerMember(member, why, sparse, by_rows, passing))
+        self.eager.append(
+            EagerMember(member, verdict.reading, why, sparse, by_rows, passing)
+        )
 
     # Holding
 
@@ -155,6 +160,7 @@ class Plan:
             and all(param.grad is None for param in self._idle)
             and all(map(_eager_holds, self.eager))
             and self._hyperparameters_hold(optimizer)
+            and all(map(self._leaves_hold, self.eager))
             and all(bucket.holds() for bucket in self.buckets)
         )
 
@@ -170,6 +176,15 @@ class Plan:
             for bucket in self.buckets:
                 bucket.assign(now.numbers)
         return True
+
+    def _leaves_hold(self, entry: EagerMember) -> bool:
+        """A rule that calls a leaf in one branch may take another one now."""
+        if not (entry.reading.graph.leaves and entry.reading.graph.guards):
+            return True
+        member, known = entry.member, self._hyperparameters
+        state = tuple(float(number) for number in member.numbers(self.schema))
+        inputs = self.schema.inputs(known.numbers[member.group], state)
+        return entry.reading.program.evaluate(*inputs) is not None
 
     # Running
 

@@ -50,6 +50,8 @@ _EXPORTS = (
 )
 _WORD = ctypes.sizeof(ctypes.c_size_t)
 
+_confirmed: Symbols | None = None
+
 
 class Symbols(dict[str, int]):
     """Addresses of torch's functions by our names, and of its undefined tensor."""
@@ -58,21 +60,25 @@ class Symbols(dict[str, int]):
     handle_offset: int
 
 
-@functools.cache
 def symbols() -> Symbols | None:
     """The addresses of what torch exports, or None where something is missing."""
+    global _confirmed
+    if _confirmed is None:
+        found = _exports()
+        if found is not None and _agrees(found):
+            _confirmed = found
+    return _confirmed
+
+
+@functools.cache
+def _exports() -> Symbols | None:
     found = Symbols()
     for name, library, exports in _EXPORTS:
         address = _address(library, exports)
         if address is None:
             return None
         found[name] = address
-    offset = _handle_offset()
-    if offset is None:
-        return None
-    found.handle_offset = offset
-    found.undefined = _undefined(found["grad"])
-    return found if _agrees(found) else None
+    return found
 
 
 def handle(tensor: torch.Tensor) -> int | None:
@@ -96,7 +102,7 @@ def dtype_code(dtype: torch.dtype) -> int:
     """The number by which torch's C interface names a dtype."""
     code = ctypes.c_int32()
     read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
-    sample = torch.empty(0, dtype=dtype)
+    sample = torch.empty(0, dtype=dtype, device="cpu")
     read(functions()["dtype"])(handle(sample) or 0, ctypes.addressof(code))
     return code.value
 
@@ -114,8 +120,12 @@ def _address(library: str, exports: tuple[str, ...]) -> int | None:
     return None
 
 
+def _sample(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _handle_offset() -> int | None:
-    samples = [torch.empty(3), torch.nn.Parameter(torch.empty(2, 5))]
+    samples = [_sample(3), torch.nn.Parameter(_sample(2, 5))]
     for offset in range(0, torch.Tensor.__basicsize__, _WORD):
         if all(_word(id(sample) + offset) == sample._cdata for sample in samples):
             return offset
@@ -129,15 +139,20 @@ def _grad_of(function: int, tensor: torch.Tensor) -> int:
 
 
 def _undefined(function: int) -> int:
-    return _grad_of(function, torch.empty(1))
+    return _grad_of(function, _sample(1))
 
 
 def _agrees(found: Symbols) -> bool:
     """Whether what the functions say of a sample is what Python says."""
-    sample = torch.nn.Parameter(torch.empty(2, 3))
+    offset = _handle_offset()
+    if offset is None:
+        return False
+    found.handle_offset = offset
+    found.undefined = _undefined(found["grad"])
+    sample = torch.nn.Parameter(_sample(2, 3))
     if _grad_of(found["grad"], sample) != found.undefined:
         return False
-    sample.grad = torch.zeros(2, 3)
+    sample.grad = _sample(2, 3)
     if _grad_of(found["grad"], sample) != sample.grad._cdata:
         return False
     address = id(sample) + found.handle_offset

@@ -18,7 +18,9 @@ import functools
 import inspect
 import linecache
 import operator
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,13 +29,12 @@ import torch
 from torch import fx
 
 from .graph import Graph, RuleError
-from .operators import CORE, MASKS, OF_TENSORS, REWRITES, operator_name
+from .operators import CORE, MASKS, OF_TENSORS, POWERS, REWRITES, operator_name
 from .stands import Mask, Scalar, Stand, Symbol
 
 __all__ = ["leaf", "trace"]
 
-_HERE = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_NOT_RULES = tuple(f"{Path(f).parent}{os.sep}" for f in (__file__, torch.__file__))
 _ON_SCALARS = {
     getattr(operator, name)
     for name in (
@@ -94,7 +95,12 @@ def trace(
     positional |= {name: tracer.scalar(name, numbers[name]) for name in numbers}
     positional |= {name: tracer.tensor(name) for name in tensors}
     keywords = {name: tracer.lift(name, value) for name, value in scalars.items()}
-    returned = rule(*positional.values(), **keywords, **static)
+    try:
+        returned = rule(*positional.values(), **keywords, **static)
+    except RuleError:
+        raise
+    except TypeError as error:
+        tracer.refuse_call(error)
     return tracer.finish(returned, positional)
 
 
@@ -162,6 +168,8 @@ class Tracer(fx.Tracer):
             self._refuse_operator(name)
         if name in ("add", "sub") and "alpha" in kwargs:
             args, kwargs = (args[0], kwargs["alpha"] * args[1]), {}
+        if name == "pow" and len(args) == 2 and _literal(args[1]) in POWERS:
+            return POWERS[args[1]](args[0])
         if name in REWRITES:
             return self._rewritten(name, args, kwargs)
         if name not in CORE or kwargs:
@@ -215,9 +223,10 @@ class Tracer(fx.Tracer):
         """The operands, with 1 and 0 for truth values, as torch promotes them."""
         if not any(isinstance(x, Mask) for x in args):
             return args
-        if not any(isinstance(x, Symbol) and not x.is_mask for x in args):
+        numbers = any(isinstance(x, Symbol) and not x.is_mask for x in args)
+        if not numbers or name == "sub":
             self.refuse(
-                f"uses {name!r} on truth values alone, which gives torch no dtype",
+                f"uses {name!r} on truth values, for which torch has no number",
                 "use torch.where, as in torch.where(x > 0, y, z)",
             )
         return tuple(
@@ -328,6 +337,14 @@ class Tracer(fx.Tracer):
             f"Remedy: {remedy}."
         )
 
+    def refuse_call(self, error: TypeError) -> NoReturn:
+        """Raise for a function that does not take stand-ins, at the rule's line."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(_NOT_RULES)]
+        line = (own[-1].filename, own[-1].lineno or 0) if own else None
+        remedy = "a rule uses operators and torch's elementwise functions"
+        self.refuse(f"cannot be read: {error}", remedy, line)
+
     def refuse_mutation(self, how: str) -> NoReturn:
         """Raise for a tensor that is changed in place."""
         self.refuse(f"mutates a tensor ({how})", "a rule returns new values: x = x + y")
@@ -341,14 +358,18 @@ class Tracer(fx.Tracer):
     def _first_line(self) -> tuple[str, int]:
         if self.code is None:
             return "?", 0
-        return self.code.co_filename, self.code.co_firstlineno
+        file, first = self.code.co_filename, self.code.co_firstlineno
+        for line in range(first, first + 10):  # decorators come before the function
+            if linecache.getline(file, line).lstrip().startswith("def "):
+                return file, line
+        return file, first
 
     def _where(self) -> tuple[str, int]:
         """The innermost line outside polyak's engine and torch."""
         frame = sys._getframe(1)
         while frame.f_back is not None:
             file = frame.f_code.co_filename
-            if not file.startswith((_HERE, _TORCH)):
+            if not file.startswith(_NOT_RULES):
                 return file, frame.f_lineno
             frame = frame.f_back
         return self._first_line()
@@ -362,6 +383,10 @@ def _flat(value: Any) -> Iterator[Any]:
         yield from _flat(list(value.values()))
     else:
         yield value
+
+
+def _literal(value: Any) -> Any:
+    return value if isinstance(value, int | float) else None
 
 
 def _positional(args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
