@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .engine.layout import memory
 from .slot import Group, zeros
 
 if TYPE_CHECKING:
@@ -114,16 +115,23 @@ def _loaded_state(
 ) -> Any:
     if not isinstance(saved, Mapping):
         return deepcopy(saved)
-    loaded = {}
-    for name, value in saved.items():
-        if name == "step":
-            loaded[name] = optimizer.loaded_step(param, value)
-        elif isinstance(value, Tensor):
-            _check_shape(optimizer, param, label, name, value)
-            loaded[name] = _like(param, value)
-        else:
-            loaded[name] = _on_device(param, value)
-    return _kept(held, loaded)
+    return {
+        name: _staged(optimizer, param, label, name, value, held.get(name))
+        for name, value in saved.items()
+    }
+
+
+def _staged(
+    optimizer: Optimizer, param: Tensor, label: str, name: str, value: Any, target: Any
+) -> Any:
+    """A value as it will be in the state: a copy, or what a live tensor will take."""
+    if name == "step":
+        value = optimizer.loaded_step(param, value)
+        return _Into(target, value) if _fits(target, value) else value
+    if not isinstance(value, Tensor):
+        return _copied(param, value)
+    _check_shape(optimizer, param, label, name, value)
+    return _Into(target, value) if _fits(target, value) else _like(param, value)
 
 
 def _check_shape(
@@ -150,30 +158,27 @@ def _like(param: Tensor, value: Tensor) -> Tensor:
     return value.detach().to(param.device, copy=True)
 
 
-def _on_device(param: Tensor, value: Any) -> Any:
-    """A copy of what is not a tensor, with the tensors in it on the device."""
+def _copied(param: Tensor, value: Any) -> Any:
+    """A copy of anything, with the tensors in it on the parameter's device."""
     if isinstance(value, Tensor):
         return value.detach().to(param.device, copy=True)
     if isinstance(value, dict):
-        return {key: _on_device(param, part) for key, part in value.items()}
+        return {key: _copied(param, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_on_device(param, part) for part in value)
+        return type(value)(_copied(param, part) for part in value)
     return deepcopy(value)
 
 
-def _kept(held: Mapping[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-    """``loaded``, with a note of the live tensors that can take the new values."""
-    return {
-        name: _Into(held[name], value) if _fits(held.get(name), value) else value
-        for name, value in loaded.items()
-    }
-
-
 class _Into:
-    """A value that an existing tensor will take."""
+    """A value that a live tensor will take, once nothing can fail any more."""
 
     def __init__(self, target: Tensor, value: Tensor) -> None:
         self.target, self.value = target, value
+
+    def detach_from(self, live: set[int]) -> None:
+        """Copy a value that is another live tensor: it may be written before."""
+        if self.value is not self.target and memory(self.value) in live:
+            self.value = self.value.clone()
 
     def load(self) -> Tensor:
         with torch.no_grad():
@@ -186,13 +191,22 @@ def _fits(target: Any, value: Any) -> bool:
         and isinstance(value, Tensor)
         and target.shape == value.shape
         and target.dtype == value.dtype
-        and target.device == value.device
         and target.layout == value.layout
         and not target.requires_grad
     )
 
 
 def _replace(state: dict[Any, Any], new: dict[Any, Any]) -> None:
+    staged = [
+        value
+        for values in new.values()
+        if isinstance(values, dict)
+        for value in values.values()
+        if isinstance(value, _Into)
+    ]
+    live = {memory(value.target) for value in staged}
+    for value in staged:
+        value.detach_from(live)
     for key in [key for key in state if key not in new]:
         del state[key]
     for key, values in new.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from .slot import Group, Slot
 
-__all__ = ["NUMBER", "Opaque", "Schema", "read_schema", "skeleton"]
+__all__ = ["NUMBER", "Schema", "read_schema", "skeleton"]
 
 INJECTED = ("step", "first")
 
@@ -26,19 +25,6 @@ class _Number:
 
 
 NUMBER = _Number()
-
-
-class Opaque:
-    """A value that cannot be hashed, as it was."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Opaque) and bool(self.value == other.value)
-
-    def __hash__(self) -> int:
-        return hash(type(self.value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +137,15 @@ def skeleton(value: Any, numbers: list[float]) -> Any:
     """
     if isinstance(value, tuple | list):
         return tuple(skeleton(part, numbers) for part in value)
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.numel() == 1:
         numbers.append(value.item())
         return NUMBER
     if isinstance(value, Real) and not isinstance(value, bool):
         numbers.append(value if isinstance(value, int | float) else float(value))
         return NUMBER
-    return value if isinstance(value, Hashable) else Opaque(deepcopy(value))
+    if isinstance(value, Hashable) and not isinstance(value, Tensor):
+        return value
+    raise TypeError(
+        f"a rule cannot take {value!r}: hyperparameters are numbers, 1-element "
+        "tensors, strings, booleans, None, and tuples of these"
+    )

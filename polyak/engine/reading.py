@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..schema import NUMBER, Opaque, Schema
+from ..schema import NUMBER, Schema
 from .graph import Graph
 from .scalars import Evaluated, ScalarProgram, scalar_program
 from .trace import trace
@@ -80,7 +80,7 @@ def _make(schema: Schema, situation: Situation, inputs: Sequence[float]) -> Read
         if _has_number(shape):
             scalars[name] = _fill(shape, numbers)
         else:
-            static[name] = shape.value if isinstance(shape, Opaque) else shape
+            static[name] = shape
     graph = trace(
         schema.rule,
         ("param", "grad", *schema.slots),

@@ -184,25 +184,28 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
         state.setdefault("n_iter", 0)
         state["func_evals"] += 1
         if not here.is_finite:
-            _warn("the loss or its gradient is not finite: this step was left out")
+            _warn(
+                "the loss or its gradient is not finite where the step begins, so "
+                "nothing was changed: the cause is in the parameters or the data"
+            )
         elif here.largest > group["tolerance_grad"]:
             latest: State = {}
             try:
-                for latest in _iterations(objective, here, group, state):
-                    pass
+                for done in _iterations(objective, here, group, state):
+                    latest = done
             finally:
                 state.update(latest)
             if state["n_iter"] == 0:
-                _warn("the loss is not finite where a step led: it was taken back")
+                _warn(
+                    "the last move led to where the loss or its gradient is not finite, "
+                    "and was taken back: try a smaller lr, or "
+                    "line_search_fn='strong_wolfe'"
+                )
         return loss
 
 
 def _warn(problem: str) -> None:
-    warnings.warn(
-        f"LBFGS: {problem}. Try a smaller lr, or line_search_fn='strong_wolfe'.",
-        RuntimeWarning,
-        stacklevel=6,
-    )
+    warnings.warn(f"LBFGS: {problem}", RuntimeWarning, stacklevel=6)
 
 
 def _iterations(
