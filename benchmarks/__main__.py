@@ -45,6 +45,10 @@ def everything(
     """Without a command: run all parts and rewrite the report, in some minutes."""
     if context.invoked_subcommand is not None:
         return
+    try:
+        markdown.check(out)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{out}: {error}") from error
     counts = tuple(threads or thread_counts())
     about = f"## The machine\n\n{markdown.facts_list(facts(counts))}"
     results = list(_steps(tuple(CASES), contenders(), counts, scale))

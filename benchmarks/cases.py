@@ -116,7 +116,7 @@ def _starts(params: list[Tensor]) -> list[Tensor]:
 def _plain(shapes: tuple[Shape, ...]) -> tuple[list[Tensor], None]:
     """Parameters of these shapes with gradients that stay."""
     generator = torch.Generator().manual_seed(0)
-    params = []
+    params: list[Tensor] = []
     for shape in shapes:
         param = nn.Parameter(torch.full(shape, 0.1))
         few = torch.randn(min(prod(shape), 1 << 20), generator=generator)

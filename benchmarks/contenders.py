@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+import polyak
 from polyak.optimizers import all_optimizers
 
 __all__ = ["SWITCHES", "Contender", "contenders", "torch_implementations"]
 
-Make = Callable[..., torch.optim.Optimizer]
+Make = Callable[..., Any]
 
 # Arguments, besides none, with which an optimizer is measured.
 VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
@@ -97,11 +98,12 @@ def _is_elementwise(optimizer: str) -> bool:
     if kind.schema is None:
         return False
     stepped = _steps(kind)
-    plan = getattr(stepped, "_plan", None)
-    return plan is not None and bool(plan.buckets) and not plan.eager
+    if stepped is None:
+        return False
+    return all(entry.engine == "cpu" for entry in polyak.explain(stepped).served)
 
 
-def _steps(make: Make) -> torch.optim.Optimizer | None:
+def _steps(make: Make) -> Any:
     """An optimizer that did a step on a vector, or None if it refused."""
     param = nn.Parameter(torch.ones(8))
     param.grad = torch.ones(8)

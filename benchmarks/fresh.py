@@ -15,6 +15,7 @@ from statistics import median
 
 from .cases import LARGE
 from .contenders import torch_implementations
+from .probe import Answer
 
 __all__ = ["First", "Memory", "first_steps", "imports", "memory", "probe"]
 
@@ -43,7 +44,7 @@ class First:
     third: float
 
 
-def probe(*arguments: str, environment: Mapping[str, str] | None = None) -> dict:
+def probe(*arguments: str, environment: Mapping[str, str] | None = None) -> Answer:
     """Run a program of :mod:`.probe` and return what it answers."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
@@ -54,7 +55,8 @@ def probe(*arguments: str, environment: Mapping[str, str] | None = None) -> dict
         text=True,
         stdout=subprocess.PIPE,
     )
-    return json.loads(done.stdout)
+    answer: Answer = json.loads(done.stdout)
+    return answer
 
 
 def memory(optimizers: Sequence[str] = MEMORY, numel: int = LARGE) -> list[Memory]:
@@ -65,10 +67,11 @@ def memory(optimizers: Sequence[str] = MEMORY, numel: int = LARGE) -> list[Memor
         for implementation in ("polyak", *torch_implementations(name))
     ]
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: _memory(*job, numel), jobs))
+        return list(pool.map(lambda job: _memory(job, numel), jobs))
 
 
-def _memory(optimizer: str, implementation: str, numel: int) -> Memory:
+def _memory(job: tuple[str, str], numel: int) -> Memory:
+    optimizer, implementation = job
     library = "polyak" if implementation == "polyak" else "torch"
     answer = probe("memory", library, optimizer, implementation, str(numel))
     return Memory(optimizer, implementation, numel, answer["state"], answer["extra"])
@@ -79,15 +82,15 @@ def first_steps(optimizer: str = "AdamW", repeats: int = 3) -> Iterator[First]:
     rivals = sorted(torch_implementations(optimizer), key=lambda name: name != "fused")
     folders: list[tempfile.TemporaryDirectory[str]] = []
 
-    def polyak(folder: str) -> dict:
+    def polyak(folder: str) -> Answer:
         cache = {"POLYAK_CACHE_DIR": folder}
         return probe("first", "polyak", optimizer, "", environment=cache)
 
-    def cold() -> dict:
+    def cold() -> Answer:
         folders.append(tempfile.TemporaryDirectory())
         return polyak(folders[-1].name)
 
-    answers: dict[str, list[dict]] = {}
+    answers: dict[str, list[Answer]] = {}
     for _ in range(repeats):
         answers.setdefault("polyak, empty disk cache", []).append(cold())
         warm = polyak(folders[-1].name)

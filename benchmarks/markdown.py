@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .timing import Times
 
-__all__ = ["facts_list", "number", "rewrite", "table", "times", "times_faster"]
+__all__ = ["check", "facts_list", "number", "rewrite", "table", "times", "times_faster"]
 
 BEGIN = "<!-- Written by `python -m benchmarks`: do not edit from here -->"
 END = "<!-- to here. -->"
@@ -55,9 +55,19 @@ def rewrite(path: Path, generated: str) -> None:
     Raises:
         ValueError: the file does not have the marks.
     """
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    before, after = _around(path)
+    path.write_text(f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}", encoding="utf-8")
+
+
+def check(path: Path) -> None:
+    """Raise what :func:`rewrite` would, before minutes are spent on measuring."""
+    _around(path)
+
+
+def _around(path: Path) -> tuple[str, str]:
+    """What the file has before and after the marks."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path} must have the lines {BEGIN!r} and {END!r}")
-    path.write_text(f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}", encoding="utf-8")
+    return before, after

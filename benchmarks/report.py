@@ -167,7 +167,7 @@ def team_section(threads: int, sizes: Iterable[Size], grains: Iterable[Grain]) -
             times_faster(size.alone.minimum / size.team.minimum),
             times_faster(size.alone.median / size.team.median),
         ]
-        for size in sizes
+        for size in sorted(sizes, key=lambda size: size.optimizer)
     ]
     grain_rows = [
         [grain.optimizer, number(grain.grain / 2**10), times(grain.times, "µs")]

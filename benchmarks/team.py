@@ -86,7 +86,7 @@ def _optimizer(name: str, count: int, length: int) -> torch.optim.Optimizer:
     """An optimizer of ``count`` tensors that has done its first steps."""
     case = Case("", "", 0.0, "µs", ((length,),) * count)
     params, _ = Tensors(case).side(0)
-    optimizer = getattr(polyak, name)(params)
+    optimizer: torch.optim.Optimizer = getattr(polyak, name)(params)
     optimizer.step()
     optimizer.step()
     return optimizer

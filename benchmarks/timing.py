@@ -94,10 +94,10 @@ def interleave(
     running = list(sides)
     start = perf_counter()
     for done in range(MOST_ROUNDS):
-        spent = (perf_counter() - start) / seconds
-        if done >= least and spent > 1:
+        spent = perf_counter() - start
+        if done >= least and spent >= seconds:
             break
-        if done >= 2 and rivals and spent > TRIAL:
+        if done >= 2 and rivals and spent >= TRIAL * seconds:
             running, rivals = _without_slow(running, rivals, taken), ()
         turn = done % len(running)
         for name in (*running[turn:], *running[:turn]):

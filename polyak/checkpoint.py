@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .engine.layout import memory
-from .slot import Group, zeros
+from .slot import Group
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -60,13 +59,7 @@ def unpack(optimizer: Optimizer, state_dict: StateDict) -> None:
     """
     saved_groups = state_dict["param_groups"]
     _check_sizes(optimizer.param_groups, saved_groups)
-    ids = chain.from_iterable(group["params"] for group in saved_groups)
-    params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-    names = chain.from_iterable(
-        group.get("param_names", [None] * len(group["params"]))
-        for group in optimizer.param_groups
-    )
-    owner_of = dict(zip(ids, zip(params, names, strict=True), strict=True))
+    owner_of = _owners(optimizer.param_groups, saved_groups)
 
     groups = [
         _loaded_group(optimizer, group, saved)
@@ -77,8 +70,7 @@ def unpack(optimizer: Optimizer, state_dict: StateDict) -> None:
     state: dict[Any, Any] = {}
     for key, saved in state_dict["state"].items():
         if key in owner_of:
-            param, name = owner_of[key]
-            label = f"parameter {key}" if name is None else f"parameter {name!r}"
+            param, label = owner_of[key]
             held = optimizer.state.get(param, {})
             state[param] = _loaded_state(optimizer, param, label, saved, held)
         else:
@@ -104,8 +96,36 @@ def _check_sizes(groups: list[Group], saved: list[Group]) -> None:
             )
 
 
+def _owners(groups: list[Group], saved: list[Group]) -> dict[int, tuple[Tensor, str]]:
+    """The parameter that each saved one is, and what to call it in errors.
+
+    They are matched by name where both sides have names, by position elsewhere.
+    """
+    ids = [key for group in saved for key in group["params"]]
+    params = [param for group in groups for param in group["params"]]
+    names = [name for group in groups for name in group.get("param_names", ())]
+    old_names = [name for group in saved for name in group.get("param_names", ())]
+    if not (len(set(names)) == len(params) and len(old_names) == len(ids)):
+        labels = (f"parameter {key}" for key in ids)
+        return dict(zip(ids, zip(params, labels, strict=True), strict=True))
+    by_name = dict(zip(names, params, strict=True))
+    missing = [name for name in names if name not in set(old_names)]
+    unexpected = [name for name in old_names if name not in by_name]
+    if missing or unexpected:
+        raise ValueError(
+            f"loaded state dict lacks parameters {missing} of the optimizer and has "
+            f"{unexpected}, which the optimizer does not. Nothing was loaded."
+        )
+    return {
+        key: (by_name[name], f"parameter {name!r}")
+        for key, name in zip(ids, old_names, strict=True)
+    }
+
+
 def _loaded_group(optimizer: Optimizer, group: Group, saved: Group) -> Group:
     own = ("params", *_IMPLEMENTATION, *optimizer.constants)
+    if "param_names" in group:
+        own = (*own, "param_names")
     loaded = {key: deepcopy(saved[key]) for key in saved if key not in own}
     return {**group, **loaded}
 
@@ -128,24 +148,10 @@ def _staged(
     if name == "step":
         value = optimizer.loaded_step(param, value)
         return _Into(target, value) if _fits(target, value) else value
+    optimizer.check_state(param, label, name, value)
     if not isinstance(value, Tensor):
         return _copied(param, value)
-    _check_shape(optimizer, param, label, name, value)
     return _Into(target, value) if _fits(target, value) else _like(param, value)
-
-
-def _check_shape(
-    optimizer: Optimizer, param: Tensor, label: str, name: str, value: Tensor
-) -> None:
-    slot = optimizer.schema.slots.get(name) if optimizer.schema else None
-    if slot is None or slot.number or slot.init is not zeros:
-        return
-    if value.shape != param.shape:
-        raise ValueError(
-            f"loaded state dict has {name} of shape {tuple(value.shape)} for {label}, "
-            f"whose shape is {tuple(param.shape)}. Is it the checkpoint of another "
-            "model, or are the parameters in another order? Nothing was loaded."
-        )
 
 
 def _like(param: Tensor, value: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ from .bounds import Check
 from .groups import checked_group, group_list, required
 from .hooks import HOOK_KINDS, Hooks, hooked
 from .schema import Schema, read_schema
-from .slot import Group, Slot
+from .slot import Group, Slot, zeros
 from .terms import ema  # noqa: F401  (for the example above)
 
 __all__ = ["Optimizer", "required"]
@@ -283,6 +283,31 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                     torch.view_as_complex(value) if param.is_complex() else value
                 )
         return made
+
+    def check_state(self, param: Tensor, label: str, name: str, value: Any) -> None:
+        """Raise where a value cannot be the state ``name`` of a parameter.
+
+        Args:
+            param: the parameter.
+            label: what to call it in the error.
+            name: the slot.
+            value: what a checkpoint has for it.
+        """
+        slot = self.schema.slots.get(name) if self.schema else None
+        if slot is None or slot.number or not isinstance(value, Tensor):
+            return
+        shape = param.shape
+        if slot.init is not zeros:  # ask it, without memory
+            model = torch.empty_like(param, device="meta")
+            model = torch.view_as_real(model) if param.is_complex() else model
+            made = slot.init(model, self._group_of(param)).shape
+            shape = made[:-1] if param.is_complex() else made
+        if value.shape != shape:
+            raise ValueError(
+                f"loaded state dict has {name} of shape {tuple(value.shape)} for "
+                f"{label}, where it is {tuple(shape)}. Is it the checkpoint of another "
+                "model, or are the parameters in another order? Nothing was loaded."
+            )
 
     def loaded_step(self, param: Tensor, value: Any, group: Group | None = None) -> Any:
         """A step counter of this optimizer's kind with the given value."""

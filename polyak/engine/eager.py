@@ -63,6 +63,8 @@ def update(
     tensor_slots = schema.tensor_slots(present)
     targets = [param, *(state[name] for name in tensor_slots)]
     rows: tuple[Tensor, ...] | None = None
+    if grad.is_sparse and grad.dtype in _NARROW:
+        grad = grad.float()  # before rows that occur twice are summed
     if by_rows:
         grad = grad.coalesce()
         rows, grad = tuple(grad.indices()), grad.values()

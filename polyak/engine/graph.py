@@ -48,7 +48,7 @@ class Graph:
             for operand in node.all_input_nodes
             if operand in self.scalars
         }
-        for value in self.outputs.values():
-            if isinstance(value, fx.Node) and value in self.scalars:
+        for name, value in self.outputs.items():
+            if name in self.tensors and value in self.scalars:
                 used[value] = None
         return list(used)

@@ -4,38 +4,33 @@ A plan is made from what an optimizer and its tensors are at one moment. Before 
 step it is asked whether it still holds. That question is where a fused step on small
 tensors spends its time, so it is asked in three ways, each cheap for what it covers:
 
-- Python objects (the parameters in the groups, the dictionaries of state and what is in
-  them) are compared by identity with those the plan was made from;
+- Python objects (the groups and the state, with all that is in them) are compared by
+  identity with those the plan was made from: :class:`.watch.Watch`;
 - tensors are looked at by native code: :meth:`.bucket.Bucket.holds`;
-- hyperparameters are compared by identity too. A learning rate that changed touches the
-  scalars alone, not the plan.
+- where a value in a group is another, it is compared by what it means. A learning rate
+  that changed touches the scalars alone, not the plan.
 
 Whatever else changes, the plan is made anew: it costs some microseconds a parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..slot import Group
 from . import eager
 from .bucket import Bucket
-from .identity import addresses
 from .reading import Reading
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
+from .watch import OTHER, SAME, Watch
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
 
 __all__ = ["EagerMember", "Plan"]
-
-Pick = Callable[[Any], Iterable[Any]]
 
 
 @dataclass(eq=False)
@@ -84,7 +79,7 @@ class Plan:
         self._brief = self.schema.wants_first and any(m.first for m in members)
         for member in members:
             member.grad = None  # or it would outlive zero_grad()
-        self._remember(optimizer)
+        self._watch = Watch(optimizer)
 
     # Making
 
@@ -145,41 +140,38 @@ class Plan:
 
     # Holding
 
-    def _remember(self, optimizer: Optimizer) -> None:
-        self._pick = _picker(optimizer)
-        self._objects = _objects(optimizer, self._pick)
-        self._addresses = addresses(self._objects)
-        self._sizes = _sizes(optimizer.param_groups)
-
     def holds(self, optimizer: Optimizer) -> bool:
         """Whether the plan is true of the optimizer and its tensors as they are now."""
         return (
             not self._brief
-            and _sizes(optimizer.param_groups) == self._sizes
-            and addresses(_objects(optimizer, self._pick)) == self._addresses
+            and self._same_objects(optimizer)
             and all(param.grad is None for param in self._idle)
-            and all(map(_eager_holds, self.eager))
-            and self._hyperparameters_hold(optimizer)
-            and all(map(self._leaves_hold, self.eager))
+            and all(map(self._eager_holds, self.eager))
             and all(bucket.holds() for bucket in self.buckets)
         )
 
-    def _hyperparameters_hold(self, optimizer: Optimizer) -> bool:
-        known = self._hyperparameters
-        if known.fixed and known.same(optimizer):
+    def _same_objects(self, optimizer: Optimizer) -> bool:
+        seen = self._watch.look(optimizer)
+        if seen == OTHER:
+            return False
+        if seen == SAME and self._hyperparameters.fixed:
             return True
-        now = Hyperparameters.of(optimizer)
+        known, now = self._hyperparameters, Hyperparameters.of(optimizer)
         if now.structure != known.structure:
             return False
         self._hyperparameters = now
         if now.numbers != known.numbers:
             for bucket in self.buckets:
                 bucket.assign(now.numbers)
-        return True
+        return seen == SAME or self._watch.renew(optimizer)
 
-    def _leaves_hold(self, entry: EagerMember) -> bool:
-        """A rule that calls a leaf in one branch may take another one now."""
-        if not (entry.reading.graph.leaves and entry.reading.graph.guards):
+    def _eager_holds(self, entry: EagerMember) -> bool:
+        """Whether a parameter must run eagerly still, and the rule reads the same."""
+        grad = entry.member.param.grad
+        if grad is None or grad.is_sparse != entry.sparse or entry.passing:
+            return False
+        graph = entry.reading.graph
+        if not (graph.leaves and graph.guards):
             return True
         member, known = entry.member, self._hyperparameters
         state = tuple(float(number) for number in member.numbers(self.schema))
@@ -207,8 +199,8 @@ class Plan:
             )
         for bucket in self.buckets:
             bucket.launch()
-        if self.eager:
-            self._remember(optimizer)
+        if self.eager:  # it makes new objects of numbers that are no tensors
+            self._watch = Watch(optimizer)
         return True
 
 
@@ -226,48 +218,3 @@ def _dtypes(member: Member) -> Iterator[Any]:
     yield member.gradient().dtype
     for name, value in member.state.items():
         yield name, getattr(value, "dtype", None)
-
-
-def _eager_holds(entry: EagerMember) -> bool:
-    """An eager parameter stays so, unless it was its gradient that stood apart."""
-    grad = entry.member.param.grad
-    return grad is not None and grad.is_sparse == entry.sparse and not entry.passing
-
-
-def _objects(optimizer: Optimizer, pick: Pick) -> tuple[Any, ...]:
-    """The Python objects that a plan depends on, in a fixed order."""
-    state = optimizer.state
-    groups = optimizer.param_groups
-    try:
-        return tuple(
-            chain(
-                chain.from_iterable([group["params"] for group in groups]),
-                state,
-                state.values(),
-                chain.from_iterable(map(pick, state.values())),
-            )
-        )
-    except (KeyError, TypeError):  # state has gone, and with it the plan
-        return ()
-
-
-def _picker(optimizer: Optimizer) -> Pick:
-    """What takes the entries out of a parameter's state, by name if all have the same.
-
-    Where they differ, the names are taken too: they may be exchanged.
-    """
-    states = list(optimizer.state.values())
-    kinds = {tuple(state) if isinstance(state, dict) else None for state in states}
-    if len(kinds) == 1:
-        (names,) = kinds
-        if names is not None and len(names) > 1:
-            return itemgetter(*names)
-    return _entries
-
-
-def _entries(state: Any) -> Iterable[Any]:
-    return chain.from_iterable(state.items()) if isinstance(state, dict) else (state,)
-
-
-def _sizes(groups: list[Group]) -> list[int]:
-    return [len(group["params"]) for group in groups]

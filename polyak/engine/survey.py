@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +14,6 @@ from ..schema import Schema, skeleton
 from ..slot import Group
 from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
-from .identity import addresses
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
 
@@ -69,28 +66,21 @@ class Hyperparameters:
     """The hyperparameters of all groups.
 
     Attributes:
-        objects: the values themselves.
-        fixed: none of them can change in place.
+        fixed: no value of a group can change in place.
         structure: what selects engines, slots and readings, by group.
         skeletons: the values that the rule takes, without their numbers, by group.
         numbers: those numbers, by group.
     """
 
-    objects: tuple[Any, ...]
     fixed: bool
     structure: list[Any]
     skeletons: list[tuple[Any, ...]]
     numbers: list[Numbers]
 
-    def same(self, optimizer: Optimizer) -> bool:
-        """Whether an optimizer's values are still the same objects."""
-        return addresses(_values(optimizer)) == addresses(self.objects)
-
     @classmethod
     def of(cls, optimizer: Optimizer) -> Hyperparameters:
         """Read them off an optimizer."""
         schema = optimizer.schema
-        objects = _values(optimizer)
         structure, skeletons, numbers = [], [], []
         for group in optimizer.param_groups:
             found: list[float] = []
@@ -101,17 +91,10 @@ class Hyperparameters:
             structure.append((shape, switches, schema.present(group)))
             skeletons.append(shape)
             numbers.append(tuple(found))
-        fixed = all(map(_is_fixed, objects))
-        return cls(objects, fixed, structure, skeletons, numbers)
-
-
-def _values(optimizer: Optimizer) -> tuple[Any, ...]:
-    """Every hyperparameter of every group, in a fixed order."""
-    keys = dict.fromkeys((*optimizer.defaults, *optimizer.schema.hyperparameters))
-    if len(keys) < 2:
-        return tuple(group[key] for group in optimizer.param_groups for key in keys)
-    groups = map(itemgetter(*keys), optimizer.param_groups)
-    return tuple(chain.from_iterable(groups))
+        values = (
+            group[k] for group in optimizer.param_groups for k in schema.hyperparameters
+        )
+        return cls(all(map(_is_fixed, values)), structure, skeletons, numbers)
 
 
 def _is_fixed(value: Any) -> bool:

@@ -179,8 +179,8 @@ def _zoom(
 ) -> tuple[Point, int]:
     """Shrink the interval around a good step (algorithm 3.6).
 
-    Its low end always has the least loss of all points that decrease enough, and the
-    slope there points to the other end.
+    The low end is the one with less loss. A better trial becomes the low end, any other
+    the high end, such that the slope at the low end goes down into the interval.
     """
     ends = list(bracket)
     largest = line.direction.abs().max().cpu()

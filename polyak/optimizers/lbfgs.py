@@ -96,7 +96,8 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
     last complete iteration.
 
     Raises:
-        ValueError: a value out of its range, or a second parameter group.
+        ValueError: a value out of its range, a second parameter group, or the state of
+            other parameters or of another order.
         RuntimeError: an unknown ``line_search_fn``.
         TypeError: a step without closure, or a closure that returns no loss.
 
@@ -156,6 +157,32 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                 "it one list of parameters"
             )
 
+    def check_state(self, param: Tensor, label: str, name: str, value: Any) -> None:
+        vectors = {"d": [value], "prev_flat_grad": [value]}.get(name, [])
+        if name in ("old_dirs", "old_stps"):
+            vectors = value or []
+        size = sum(_as_real(p).numel() for p in _params(self.param_groups[0]))
+        for vector in vectors:
+            if vector is not None and vector.shape != (size,):
+                raise ValueError(
+                    f"loaded state dict has {name} of shape {tuple(vector.shape)} for "
+                    f"{label}, where it is {(size,)}, all parameters together. Is it "
+                    "the checkpoint of another model? Nothing was loaded."
+                )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        names, saved = (
+            [name for group in groups for name in group.get("param_names", ())]
+            for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if names != saved and sorted(names) == sorted(saved):
+            raise ValueError(
+                f"loaded state dict has the parameters in the order {saved}. The state "
+                f"of LBFGS is of all of them end to end, here in the order {names}: "
+                "give them to LBFGS in the other order. Nothing was loaded."
+            )
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Make up to ``max_iter`` iterations.
@@ -174,7 +201,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
             )
         (group,) = self.param_groups
         self.check_group(group)
-        params = list(dict.fromkeys(group["params"]))
+        params = _params(group)
         objective = _Objective(params, closure)
         loss, here = objective.evaluate()
         if here.grad.numel() == 0:
@@ -197,8 +224,8 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                 state.update(latest)
             if state["n_iter"] == 0:
                 _warn(
-                    "the last move led to where the loss or its gradient is not finite, "
-                    "and was taken back: try a smaller lr, or "
+                    "the last move led to where the loss or its gradient is not "
+                    "finite, and was taken back: try a smaller lr, or "
                     "line_search_fn='strong_wolfe'"
                 )
         return loss
@@ -434,6 +461,11 @@ class _Objective:
     def _put_back(self, home: list[Tensor]) -> None:
         for param, old in zip(self.params, home, strict=True):
             param.copy_(old)
+
+
+def _params(group: Group) -> list[Tensor]:
+    """The parameters of a group, each once."""
+    return list(dict.fromkeys(group["params"]))
 
 
 def _flat_gradient(params: list[Tensor]) -> Tensor:

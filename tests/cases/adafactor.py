@@ -1,3 +1,3 @@
 from tests.contract.harness import Case
 
-case = Case(complex=False)
+case = Case(complex=False, kernel=False)

@@ -3,5 +3,6 @@ from tests.contract.harness import LAYOUTS, Case
 case = Case(
     sparse=True,
     complex=False,
+    kernel=False,
     layouts=tuple(label for label in LAYOUTS if label != "scalar"),
 )

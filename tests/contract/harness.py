@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,13 +58,16 @@ class Case:
         complex: it takes complex parameters.
         sparse: it takes sparse gradients only.
         closure: ``step`` needs a closure.
+        stateful: arguments with which it keeps state, if the defaults do not.
         groups: it takes more than one group.
+        kernel: its step is a kernel, where the parameters allow it.
         bounded: a hyperparameter and a value that is out of its bounds.
         ulps: how many units in the last place a step may differ from the reference's,
             measured at the largest number of the tensor.
         why_ulps: the reason, where that is more than the default.
-        momentum: arguments that make it keep state between steps, if the defaults
-            do not.
+        early_state: the reference makes the state of a parameter before its first
+            gradient; polyak does not, since frameworks replace parameters after
+            construction.
     """
 
     reference: type[torch.optim.Optimizer] | None = None
@@ -74,11 +77,13 @@ class Case:
     complex: bool = True
     sparse: bool = False
     closure: bool = False
+    stateful: Arguments = field(default_factory=dict)
     groups: bool = True
+    kernel: bool = True
     bounded: tuple[str, Any] = ("lr", -1.0)
     ulps: float = 4
     why_ulps: str = ""
-    momentum: Arguments = field(default_factory=dict)
+    early_state: bool = False
 
 
 # What is known of an optimizer
@@ -97,6 +102,8 @@ def case_file(name: str) -> str:
 @functools.cache
 def find_case(name: str) -> Case | None:
     """The optimizer's case, if there is one."""
+    if name not in NAMES:
+        return None
     module = case_file(name)
     if importlib.util.find_spec(module) is None:
         return None
@@ -184,6 +191,11 @@ def parameters(
     ]
 
 
+def copies(optimizer: torch.optim.Optimizer) -> list[Parameter]:
+    """Parameters that hold what an optimizer's hold now."""
+    return [Parameter(param.detach().clone()) for param in params_of(optimizer)]
+
+
 def give_gradients(
     name: str, params: Sequence[Tensor], step: int, *, like_params: bool = True
 ) -> None:
@@ -244,6 +256,23 @@ def closure_for(
     return closure
 
 
+def any_closure(
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    step: int,
+) -> Closure:
+    """A closure that the optimizer takes: it gives the step's gradients."""
+    if case_of(name).closure:
+        return closure_for(optimizer, params, step)
+
+    def closure() -> Tensor:
+        give_gradients(name, params, step)
+        return sum(param.abs().sum() for param in params)
+
+    return closure
+
+
 def advance(
     name: str,
     optimizer: torch.optim.Optimizer,
@@ -298,8 +327,12 @@ def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def states_of(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """The state of each parameter; None where there is none."""
-    return [optimizer.state.get(param) for param in params_of(optimizer)]
+    """The state of each parameter; None where it has not begun."""
+    case = find_case(type(optimizer).__name__)
+    states = [optimizer.state.get(param) for param in params_of(optimizer)]
+    if case and case.early_state:
+        return [state if state and state["step"] else None for state in states]
+    return states
 
 
 def assert_same(
@@ -353,7 +386,9 @@ def _assert_same_tensor(
         scale = scales[where] = max(scales.get(where, 0.0), largest(expected))
     if not same_bits(actual, expected):
         distance = ulps_apart(actual, expected, scale)
-        assert distance <= ulps, f"{where} is {distance:.3g} ulp away: {ulps} are allowed"
+        assert distance <= ulps, (
+            f"{where} is {distance:.3g} ulp away: {ulps} are allowed"
+        )
 
 
 def ulps_apart(actual: Tensor, expected: Tensor, scale: float = 0) -> float:
@@ -389,3 +424,53 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+
+
+# What must stay as it is
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a structure."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def containers(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """The lists and dicts of an optimizer, which others may hold."""
+    return [
+        optimizer.param_groups,
+        *optimizer.param_groups,
+        *(group["params"] for group in optimizer.param_groups),
+        optimizer.state,
+        *optimizer.state.values(),
+    ]
+
+
+def everything(optimizer: torch.optim.Optimizer) -> tuple[list[Any], list[Any]]:
+    """All that may not change where nothing should: the values and the objects."""
+    values = deepcopy(
+        [
+            params_of(optimizer),
+            states_of(optimizer),
+            optimizer.defaults,
+            [{**group, "params": None} for group in optimizer.param_groups],
+        ]
+    )
+    objects = [*containers(optimizer), *tensors_in(list(optimizer.state.values()))]
+    return values, objects
+
+
+def assert_nothing_changed(
+    optimizer: torch.optim.Optimizer, before: tuple[list[Any], list[Any]]
+) -> None:
+    """Every bit and every object is what it was."""
+    (values, objects), (now, now_objects) = before, everything(optimizer)
+    assert_same(now, values)
+    assert len(now_objects) == len(objects)
+    assert all(a is b for a, b in zip(now_objects, objects, strict=True))

@@ -1,0 +1,116 @@
+"""Whoever runs the rule, the step is the same: in a kernel, eagerly, by many threads."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from polyak.engine import team
+from tests.contract.harness import (
+    DENSE,
+    NAMES,
+    argument_sets,
+    assert_same,
+    assert_same_training,
+    case_of,
+    every_optimizer,
+    find_case,
+    give_gradients,
+    make,
+    ours,
+    parameters,
+    params_of,
+    states_of,
+    train,
+)
+
+STEPS = 5
+# Chunks have 65,536 numbers: several, a full one, and remainders of every kind.
+SIZES = (300_001, 65_536, 131_075, 64, 7)
+
+
+def cases():
+    """Each optimizer that has a kernel, with each set of arguments."""
+    for name in NAMES:
+        case = find_case(name)
+        if case is None or case.kernel:
+            for set_name, arguments in argument_sets(name).items():
+                yield pytest.param(name, arguments, id=f"{name}-{set_name}")
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    """Steps share any work among two threads, however small it is."""
+    monkeypatch.setattr(team, "SERIAL_BYTES", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert team.threads_for(1) == 2
+    yield
+    torch.set_num_threads(before)
+
+
+def large(name, seed=0):
+    """Large parameters with gradients, in their own rows of the table."""
+    rng = torch.Generator().manual_seed(seed)
+    params = [Parameter(torch.randn(size, generator=rng)) for size in SIZES]
+    for param in params:
+        param.grad = torch.randn(param.shape, generator=rng)
+    return params
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.complex64], ids=["float32", "complex64"]
+)
+@pytest.mark.parametrize(("name", "arguments"), list(cases()))
+def test_eager_and_fused_differ_by_rounding_alone(name, arguments, dtype):
+    """A few units in the last place a step, for parameters of every dense layout."""
+    if dtype.is_complex and not case_of(name).complex:
+        pytest.skip("takes no complex parameters")
+    fused = make(ours(name), parameters(name, DENSE, dtype), arguments)
+    eager = make(
+        ours(name), parameters(name, DENSE, dtype), {**arguments, "foreach": False}
+    )
+    scales = {}
+    for step in range(STEPS):
+        for optimizer in (fused, eager):
+            give_gradients(name, params_of(optimizer), step)
+            optimizer.step()
+        assert_same_training(fused, eager, case_of(name).ulps * (step + 1), scales)
+    assert not fused._plan.eager, fused._plan.eager[0].reason
+    assert not eager._plan.buckets
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(ours(n), "rule")])
+def test_threads_do_not_change_a_bit(name, many_threads):
+    """One thread and two, on tensors of several chunks and on small ones."""
+    if case_of(name).sparse:
+        pytest.skip("sparse gradients are not shared among threads")
+    runs = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        params = large(name)
+        optimizer = ours(name)(params)
+        for _ in range(3):
+            optimizer.step()
+        runs.append((params, states_of(optimizer)))
+    assert_same(*runs)
+
+
+@every_optimizer
+def test_company_does_not_change_a_bit(name):
+    """A parameter's step does not depend on what else the optimizer holds."""
+    case = case_of(name)
+    if not case.groups:
+        pytest.skip("all parameters are one vector")
+    together = ours(name)(parameters(name, DENSE))
+    apart = [ours(name)([param]) for param in parameters(name, DENSE)]
+    grouped = ours(name)([{"params": [param]} for param in parameters(name, DENSE)])
+    train(name, together, params_of(together), range(STEPS))
+    train(name, grouped, params_of(grouped), range(STEPS))
+    alone = [param for optimizer in apart for param in params_of(optimizer)]
+    for step in range(STEPS):
+        give_gradients(name, alone, step)
+        for optimizer in apart:
+            optimizer.step()
+    assert_same_training(grouped, together)
+    assert_same(alone, params_of(together))
+    assert_same([s for o in apart for s in states_of(o)], states_of(together))
