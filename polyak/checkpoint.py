@@ -99,13 +99,15 @@ def _check_sizes(groups: list[Group], saved: list[Group]) -> None:
 def _owners(groups: list[Group], saved: list[Group]) -> dict[int, tuple[Tensor, str]]:
     """The parameter that each saved one is, and what to call it in errors.
 
-    They are matched by name where both sides have names, by position elsewhere.
+    They are matched by name where both sides have the same names, in any order; by
+    position where one has none, or where all names are others (a model that was wrapped
+    since). Names that agree in part are an error.
     """
     ids = [key for group in saved for key in group["params"]]
     params = [param for group in groups for param in group["params"]]
     names = [name for group in groups for name in group.get("param_names", ())]
     old_names = [name for group in saved for name in group.get("param_names", ())]
-    if not (len(set(names)) == len(params) and len(old_names) == len(ids)):
+    if not _share_names(names, old_names):
         labels = (f"parameter {key}" for key in ids)
         return dict(zip(ids, zip(params, labels, strict=True), strict=True))
     by_name = dict(zip(names, params, strict=True))
@@ -122,9 +124,14 @@ def _owners(groups: list[Group], saved: list[Group]) -> dict[int, tuple[Tensor, 
     }
 
 
+def _share_names(names: list[str], old_names: list[str]) -> bool:
+    return not set(names).isdisjoint(old_names) and len(set(names)) == len(names)
+
+
 def _loaded_group(optimizer: Optimizer, group: Group, saved: Group) -> Group:
     own = ("params", *_IMPLEMENTATION, *optimizer.constants)
-    if "param_names" in group:
+    names = group.get("param_names", ())
+    if _share_names(names, saved.get("param_names", ())):
         own = (*own, "param_names")
     loaded = {key: deepcopy(saved[key]) for key in saved if key not in own}
     return {**group, **loaded}

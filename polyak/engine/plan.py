@@ -100,7 +100,7 @@ class Plan:
                     continue
                 optimizer.check_gradient(param, grad, group)
                 missing = optimizer.missing_state(param, group, present)
-                first = bool(missing) and not optimizer.state.get(param)
+                first = bool(missing) and set(present) <= set(missing)
                 if missing:
                     new = optimizer.initial_state(param, group, missing)
                     made.append((param, missing))

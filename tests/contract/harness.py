@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+import polyak
 from polyak.optimizers import all_optimizers
 
 NAMES = list(all_optimizers())
@@ -68,6 +69,8 @@ class Case:
         early_state: the reference makes the state of a parameter before its first
             gradient; polyak does not, since frameworks replace parameters after
             construction.
+        keeps_lr: the reference keeps a tensor ``lr`` itself as a part of its state,
+            where a change in place spoils it. It must be given copies.
     """
 
     reference: type[torch.optim.Optimizer] | None = None
@@ -84,6 +87,7 @@ class Case:
     ulps: float = 4
     why_ulps: str = ""
     early_state: bool = False
+    keeps_lr: bool = False
 
 
 # What is known of an optimizer
@@ -287,6 +291,13 @@ def advance(
         return
     give_gradients(name, params, step, like_params=like_params)
     optimizer.step()
+
+
+def before_lr_changes(name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Let a reference keep its old ``lr``, where it does: see :class:`Case`."""
+    if case_of(name).keeps_lr and not isinstance(optimizer, polyak.Optimizer):
+        for group in optimizer.param_groups:
+            group["lr"] = deepcopy(group["lr"])
 
 
 def train(

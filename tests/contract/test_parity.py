@@ -11,6 +11,7 @@ from tests.contract.harness import (
     advance,
     argument_sets,
     assert_same_training,
+    before_lr_changes,
     case_of,
     every_optimizer,
     find_case,
@@ -164,6 +165,7 @@ def test_a_tensor_learning_rate_changes_in_place(name):
     scales = {}
     for step in range(STEPS):
         for optimizer in (actual, expected):
+            before_lr_changes(name, optimizer)
             optimizer.param_groups[0]["lr"].fill_(0.1 / (step + 1))
             advance(name, optimizer, params_of(optimizer), step)
         assert_same_training(actual, expected, case_of(name).ulps * (step + 1), scales)

@@ -45,7 +45,8 @@ def new_list(optimizer):
 
 def fewer_parameters(optimizer):
     """One parameter is gone."""
-    optimizer.param_groups[0]["params"].pop()
+    if len(params_of(optimizer)) > 1:
+        optimizer.param_groups[0]["params"].pop()
 
 
 def no_state(optimizer):
