@@ -24,7 +24,7 @@ help: ## List the targets
 	@echo "  PYTHON=... chooses the interpreter, 3.11 or later (default: python3)"
 
 .PHONY: demo
-demo: $(VENV)/.installed-race ## Race the optimizers against torch.optim
+demo: $(VENV)/.installed-race ## Race the optimizers on scikit-learn's digits
 	@$(VENV)/bin/polyak race $(ARGS)
 
 # The tests and their workers share the cores: one thread each, unless a test asks.

@@ -39,9 +39,11 @@ def pack(optimizer: Optimizer) -> StateDict:
         packed = {key: value for key, value in group.items() if key != "params"}
         packed["params"] = [index[id(param)] for param in group["params"]]
         groups.append(packed)
+    # The state of a parameter that was taken out of the groups is nobody's.
     state = {
         index[id(key)] if isinstance(key, Tensor) else key: _shallow(value)
         for key, value in optimizer.state.items()
+        if not isinstance(key, Tensor) or id(key) in index
     }
     return {"state": state, "param_groups": groups}
 

@@ -33,6 +33,9 @@ class Watch:
     """What an optimizer is made of, at the moment when the watch is made."""
 
     def __init__(self, optimizer: Optimizer) -> None:
+        self._record(optimizer)
+
+    def _record(self, optimizer: Optimizer) -> None:
         # The objects are kept: another at the same address would pass for them.
         self._objects: list[Any] = []
         self._values: list[list[Any]] = []
@@ -53,14 +56,19 @@ class Watch:
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
-        for index, group in enumerate(optimizer.param_groups):
-            values = _words(group)
-            same_size = len(values) == len(self._values[index])
-            if not same_size or group["params"] is not self._params[index]:
-                return False
-            self._values[index] = values
-            at = self._values_at[index] + 1
-            self._expected[at : at + len(values)] = [*map(id, values)]
+        groups = optimizer.param_groups
+        if any(
+            group["params"] is not params
+            for group, params in zip(groups, self._params, strict=True)
+        ):
+            return False
+        values = [_words(group) for group in groups]
+        if [*map(len, values)] != [*map(len, self._values)]:
+            self._record(optimizer)
+            return True
+        self._values = values
+        for at, words in zip(self._values_at, values, strict=True):
+            self._expected[at : at + len(words)] = [*map(id, words)]
         return True
 
     def _add_groups(self, stream: list[int], optimizer: Optimizer) -> None:
@@ -69,10 +77,10 @@ class Watch:
             self._add(stream, group, group["params"])
             stream.append(len(group["params"]))
             self._add(stream, *group["params"])
-            self._values_at.append(len(stream))
             values = _words(group)
-            self._values.append(values)
             stream.append(len(values) // 2)
+            self._values_at.append(len(stream))
+            self._values.append(values)
             stream.extend(map(id, values))
 
     def _add_state(self, stream: list[int], optimizer: Optimizer) -> None:

@@ -173,7 +173,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         names, saved = (
             [name for group in groups for name in group.get("param_names", ())]
-            for groups in (self.param_groups, state_dict["param_groups"])
+            for groups in (self.param_groups, state_dict.get("param_groups", ()))
         )
         if names != saved and sorted(names) == sorted(saved):
             raise ValueError(

@@ -18,7 +18,6 @@ DEFAULT_LINEUP = (
     "SGD(momentum=0.9)",
     "Adam",
     "AdamW",
-    "NAdam",
     "Adamax",
     "RMSprop",
     "Adagrad",

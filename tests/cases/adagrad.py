@@ -1,3 +1,3 @@
 from tests.contract.harness import Case
 
-case = Case(early_state=True)
+case = Case(sparse="also", sparse_refuses=("weight_decay",), early_state=True)

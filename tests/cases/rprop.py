@@ -1,3 +1,3 @@
 from tests.contract.harness import Case
 
-case = Case()
+case = Case(lr_in_state=True)

@@ -1,3 +1,3 @@
 from tests.contract.harness import Case
 
-case = Case(stateful={"momentum": 0.9})
+case = Case(sparse="also", stateful={"momentum": 0.9})

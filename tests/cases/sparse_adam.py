@@ -1,7 +1,7 @@
 from tests.contract.harness import LAYOUTS, Case
 
 case = Case(
-    sparse=True,
+    sparse="only",
     complex=False,
     kernel=False,
     layouts=tuple(label for label in LAYOUTS if label != "scalar"),

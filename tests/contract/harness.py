@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -57,7 +57,9 @@ class Case:
             and a regular expression for its message, beside those of torch's table.
         layouts: the kinds of parameters it takes, of :data:`LAYOUTS`.
         complex: it takes complex parameters.
-        sparse: it takes sparse gradients only.
+        sparse: it takes sparse gradients: "no", "also" (they mean what the dense ones
+            do) or "only".
+        sparse_refuses: hyperparameters whose use makes it refuse sparse gradients.
         closure: ``step`` needs a closure.
         stateful: arguments with which it keeps state, if the defaults do not.
         groups: it takes more than one group.
@@ -69,6 +71,8 @@ class Case:
         early_state: the reference makes the state of a parameter before its first
             gradient; polyak does not, since frameworks replace parameters after
             construction.
+        lr_in_state: ``lr`` enters the state as a number, through which no gradient
+            flows back to it.
         keeps_lr: the reference keeps a tensor ``lr`` itself as a part of its state,
             where a change in place spoils it. It must be given copies.
     """
@@ -78,7 +82,8 @@ class Case:
     error_arguments: Sequence[tuple[Arguments, type[Exception], str]] = ()
     layouts: tuple[str, ...] = tuple(LAYOUTS)
     complex: bool = True
-    sparse: bool = False
+    sparse: Literal["no", "also", "only"] = "no"
+    sparse_refuses: tuple[str, ...] = ()
     closure: bool = False
     stateful: Arguments = field(default_factory=dict)
     groups: bool = True
@@ -87,6 +92,7 @@ class Case:
     ulps: float = 4
     why_ulps: str = ""
     early_state: bool = False
+    lr_in_state: bool = False
     keeps_lr: bool = False
 
 
@@ -222,7 +228,7 @@ def give_gradients(
 
 
 def _gradient(name: str, param: Tensor, rng: torch.Generator) -> Tensor:
-    if case_of(name).sparse:
+    if case_of(name).sparse == "only":
         return sparse_gradient(param, rng)
     return _randn(param.shape, param.dtype, rng)
 

@@ -62,6 +62,7 @@ def replace_param(run, index):
         group["params"] = [
             new if param is run.params[index] else param for param in group["params"]
         ]
+    run.optimizer.state.pop(run.params[index], None)
     run.params[index] = new
 
 

@@ -214,30 +214,28 @@ class Groups(list):
 
 
 CONTAINERS = {
-    "params are a tuple": lambda o: o.param_groups[0].update(
+    "tuple_of_params": lambda o: o.param_groups[0].update(
         params=tuple(o.param_groups[0]["params"])
     ),
-    "params are a list of one's own": lambda o: o.param_groups[0].update(
+    "own_list_of_params": lambda o: o.param_groups[0].update(
         params=Groups(o.param_groups[0]["params"])
     ),
-    "groups are a tuple": lambda o: setattr(o, "param_groups", tuple(o.param_groups)),
-    "groups are a list of one's own": lambda o: setattr(
-        o, "param_groups", Groups(o.param_groups)
-    ),
-    "a group is an OrderedDict": lambda o: o.param_groups.__setitem__(
+    "tuple_of_groups": lambda o: setattr(o, "param_groups", tuple(o.param_groups)),
+    "own_list_of_groups": lambda o: setattr(o, "param_groups", Groups(o.param_groups)),
+    "ordered_group": lambda o: o.param_groups.__setitem__(
         0, OrderedDict(o.param_groups[0])
     ),
-    "a group is no dict": lambda o: o.param_groups.__setitem__(
+    "group_no_dict": lambda o: o.param_groups.__setitem__(
         0, UserDict(o.param_groups[0])
     ),
-    "a state is an OrderedDict": lambda o: o.state.update(
+    "ordered_state": lambda o: o.state.update(
         {key: OrderedDict(value) for key, value in o.state.items()}
     ),
-    "a state is no dict": lambda o: o.state.update(
+    "state_no_dict": lambda o: o.state.update(
         {key: UserDict(value) for key, value in o.state.items()}
     ),
-    "the state is a dict": lambda o: setattr(o, "state", dict(o.state)),
-    "the state is no dict": lambda o: setattr(o, "state", UserDict(o.state)),
+    "plain_states": lambda o: setattr(o, "state", dict(o.state)),
+    "states_no_dict": lambda o: setattr(o, "state", UserDict(o.state)),
 }
 
 
