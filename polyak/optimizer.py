@@ -49,7 +49,7 @@ from .bounds import Check
 from .groups import checked_group, group_list, required
 from .hooks import HOOK_KINDS, Hooks, hooked
 from .schema import Schema, read_schema
-from .slot import Group, Slot, zeros
+from .slot import Group, Slot, number, zeros
 from .terms import ema  # noqa: F401  (for the example above)
 
 __all__ = ["Optimizer", "required"]
@@ -276,7 +276,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             value = slot.init(model.detach(), group)
             if slot.number:
                 made[name] = torch.tensor(
-                    float(value), dtype=_number_dtype(), device="cpu"
+                    number(value), dtype=_number_dtype(), device="cpu"
                 )
             else:
                 made[name] = (
@@ -315,7 +315,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         device = param.device if group.get("capturable") else torch.device("cpu")
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.detach().to(device, copy=True)
-        return torch.tensor(float(value), dtype=_number_dtype(), device=device)
+        return torch.tensor(number(value), dtype=_number_dtype(), device=device)
 
     def _group_of(self, param: Tensor) -> Group:
         for group in self.param_groups:

@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "Slot", "zeros"]
+__all__ = ["Group", "Slot", "number", "zeros"]
 
 Group = dict[str, Any]
+
+
+def number(value: float | Tensor) -> float:
+    """A hyperparameter or a 0-d state as a Python number, whatever its graph."""
+    return float(value.item() if isinstance(value, Tensor) else value)
 
 
 def zeros(param: Tensor, group: Group) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..schema import Schema
+from ..slot import number
 from . import jit, team, torch_abi
 from .formats import Format
 from .kernel import Kernel
@@ -73,7 +74,7 @@ class Bucket:
         self.table = self._tabulate()
 
     def _numbers(self, member: Member) -> Numbers:
-        return tuple(float(member.state[name]) for name in self.number_names)
+        return tuple(number(member.state[name]) for name in self.number_names)
 
     # The table
 

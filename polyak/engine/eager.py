@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..schema import Schema
-from ..slot import Group
+from ..slot import Group, number
 from .layout import memory
 
 __all__ = ["update"]
@@ -52,7 +52,7 @@ def update(
     keywords = {
         name: _given(group[name], as_tensors) for name in schema.hyperparameters
     }
-    step = _advanced(state["step"], on_device) if schema.counts_steps else None
+    step = _held(state["step"], on_device) + 1 if schema.counts_steps else None
     if schema.wants_step:
         keywords["step"] = step
     if schema.wants_first:
@@ -75,7 +75,7 @@ def update(
     slots |= dict(zip(tensor_slots, sources[1:], strict=True))
     for name in schema.numbers(present):
         if name != "step":
-            slots[name] = state[name] if on_device else float(state[name])
+            slots[name] = _held(state[name], on_device)
 
     arguments = (sources[0], _operand(grad, None, False), *slots.values())
     results = schema.rule(*arguments, **keywords)
@@ -108,8 +108,8 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
-def _advanced(step: Any, on_device: bool) -> Any:
-    return step + 1 if on_device else float(step) + 1
+def _held(value: Any, on_device: bool) -> Any:
+    return value if on_device else number(value)
 
 
 def _operand(tensor: Tensor, rows: Sequence[Tensor] | None, copy: bool) -> Tensor:
@@ -148,6 +148,6 @@ def _write_number(state: dict[str, Any], name: str, value: Any) -> None:
     if not isinstance(held, Tensor):
         state[name] = type(held)(value)
     elif isinstance(value, Tensor):
-        held.copy_(value)
+        held.copy_(value.detach())
     else:
         held.fill_(value)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..slot import number
 from . import eager
 from .bucket import Bucket
 from .reading import Reading
@@ -174,7 +175,7 @@ class Plan:
         if not (graph.leaves and graph.guards):
             return True
         member, known = entry.member, self._hyperparameters
-        state = tuple(float(number) for number in member.numbers(self.schema))
+        state = tuple(map(number, member.numbers(self.schema)))
         inputs = self.schema.inputs(known.numbers[member.group], state)
         return entry.reading.program.evaluate(*inputs) is not None
 

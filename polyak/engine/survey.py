@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..schema import Schema, skeleton
-from ..slot import Group
+from ..slot import Group, number
 from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
@@ -127,7 +127,7 @@ def survey(
     clashes = overlapping(_written(members))
     compiling = torch.compiler.is_compiling()
     for member in members:
-        state = tuple(float(number) for number in member.numbers(schema))
+        state = tuple(map(number, member.numbers(schema)))
         first = member.first and schema.wants_first
         key = (member.group, member.present, first, state)
         if key not in readings:

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from . import jit
 
@@ -36,6 +37,7 @@ class Watch:
         self._record(optimizer)
 
     def _record(self, optimizer: Optimizer) -> None:
+        self._opaque = _is_opaque(optimizer)
         # The objects are kept: another at the same address would pass for them.
         self._objects: list[Any] = []
         self._values: list[list[Any]] = []
@@ -50,7 +52,7 @@ class Watch:
     def look(self, optimizer: Optimizer) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``."""
         groups, state = optimizer.param_groups, optimizer.state
-        if type(groups) is not list or not isinstance(state, dict):
+        if self._opaque or type(groups) is not list or not isinstance(state, dict):
             return OTHER
         return _compiled()(id(groups), id(state), self._address, *_interface())
 
@@ -94,6 +96,19 @@ class Watch:
     def _add(self, stream: list[int], *objects: Any) -> None:
         self._objects.extend(objects)
         stream.extend(map(id, objects))
+
+
+def _is_opaque(optimizer: Optimizer) -> bool:
+    """Whether something holds the objects that native code cannot look into."""
+    groups, state = optimizer.param_groups, optimizer.state
+    return (
+        any(not isinstance(group, dict) for group in groups)
+        or any(type(group["params"]) is not list for group in groups)
+        or any(
+            isinstance(key, Tensor) and not isinstance(value, dict)
+            for key, value in state.items()
+        )
+    )
 
 
 def _words(value: Any) -> list[Any]:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ..bounds import at_least
 from ..optimizer import Optimizer
-from ..slot import Group, Slot
+from ..slot import Group, Slot, number
 
 __all__ = ["ASGD"]
 
 
 def initial_eta(param: Tensor, group: Group) -> float:
-    return float(group["lr"])
+    return number(group["lr"])
 
 
 def initial_mu(param: Tensor, group: Group) -> float:

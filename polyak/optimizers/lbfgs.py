@@ -362,22 +362,22 @@ def _two_loops(grad: Tensor, history: _History) -> tuple[Tensor, list[Tensor]]:
     q = grad.neg()
     for y, s, rho in reversed(pairs):
         alpha = s.dot(q) * rho
-        _add_multiple(q, -alpha, y)
+        _add_multiple(q, y, alpha, sign=-1)
         alphas.append(alpha)
     alphas.reverse()
     r = q * history.H_diag
     for (y, s, rho), alpha in zip(pairs, alphas, strict=True):
         beta = y.dot(r) * rho
-        _add_multiple(r, alpha - beta, s)
+        _add_multiple(r, s, alpha - beta)
     return r, alphas
 
 
-def _add_multiple(total: Tensor, factor: Tensor, vector: Tensor) -> None:
+def _add_multiple(total: Tensor, vector: Tensor, factor: Tensor, sign: int = 1) -> None:
     if total.is_cpu:
-        total.add_(vector, alpha=factor.item())
+        total.add_(vector, alpha=sign * factor.item())
     else:
         # The factor stays on the device, and nothing waits for it.
-        total.addcmul_(vector, factor)
+        total.addcmul_(vector, factor, value=sign)
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,18 +414,26 @@ class _Objective:
                 "LBFGS needs a closure that returns the loss, and this one returned "
                 "None: end it with `return loss`"
             )
-        return loss, _Iterate(float(loss), _flat_gradient(self.params), t)
+        grads = [_dense_gradient(param) for param in self.params]
+        return loss, _Iterate(float(loss), _flat(grads), t)
 
     def move(self, t: float | Tensor, direction: Tensor) -> None:
         """Add ``t * direction`` to the parameters."""
+        torch._foreach_add_(*self._paired_with(direction), alpha=float(t))
+
+    def _put(self, vector: Tensor) -> None:
+        torch._foreach_copy_(*self._paired_with(vector))
+
+    def _paired_with(self, vector: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters, and for each its part of a vector, in its shape."""
         views = [_as_real(param) for param in self.params]
-        parts = direction.split([view.numel() for view in views])
-        for view, part in zip(views, parts, strict=True):
-            view.add_(part.view_as(view), alpha=float(t))
+        parts = vector.split([view.numel() for view in views])
+        shaped = [p.view_as(view) for p, view in zip(parts, views, strict=True)]
+        return views, shaped
 
     def jump(self, t: float | Tensor, direction: Tensor) -> _Iterate | None:
         """Move and evaluate; come back if that fails, or gives nothing finite."""
-        home = self._copy()
+        home = _flat(self.params)
         there = None
         try:
             self.move(t, direction)
@@ -434,33 +442,26 @@ class _Objective:
                 there = trial
         finally:
             if there is None:
-                self._put_back(home)
+                self._put(home)
         return there
 
     def search(
         self, t: float | Tensor, direction: Tensor, start: Point, budget: float
     ) -> tuple[_Iterate, int]:
         """Search along the direction and move to what is found; count the calls."""
-        home = self._copy()
+        home = _flat(self.params)
 
         def evaluate(t: float | Tensor) -> tuple[float, Tensor]:
             try:
                 self.move(t, direction)
                 _, trial = self.evaluate(t)
             finally:
-                self._put_back(home)
+                self._put(home)
             return trial.loss, trial.grad
 
         end, calls = strong_wolfe(evaluate, t, direction, start, max_trials=budget)
         self.move(end.t, direction)
         return _Iterate(end.loss, end.grad, end.t), calls
-
-    def _copy(self) -> list[Tensor]:
-        return [param.clone() for param in self.params]
-
-    def _put_back(self, home: list[Tensor]) -> None:
-        for param, old in zip(self.params, home, strict=True):
-            param.copy_(old)
 
 
 def _params(group: Group) -> list[Tensor]:
@@ -468,14 +469,17 @@ def _params(group: Group) -> list[Tensor]:
     return list(dict.fromkeys(group["params"]))
 
 
-def _flat_gradient(params: list[Tensor]) -> Tensor:
-    parts = []
-    for param in params:
-        grad = torch.zeros_like(param) if param.grad is None else param.grad
-        if grad.layout is not torch.strided:
-            grad = grad.to_dense()
-        parts.append(_as_real(grad).reshape(-1))
-    return torch.cat(parts) if parts else torch.empty(0)
+def _dense_gradient(param: Tensor) -> Tensor:
+    if param.grad is None:
+        return torch.zeros_like(param)
+    return param.grad if param.grad.layout is torch.strided else param.grad.to_dense()
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    """A copy of tensors as one real vector."""
+    if not tensors:
+        return torch.empty(0)
+    return torch.cat([_as_real(tensor).reshape(-1) for tensor in tensors])
 
 
 def _as_real(tensor: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..bounds import at_least
 from ..optimizer import Optimizer
-from ..slot import Group, Slot
+from ..slot import Group, Slot, number
 
 __all__ = ["Rprop"]
 
 
 def initial_step_size(param: Tensor, group: Group) -> Tensor:
-    return torch.full_like(param, float(group["lr"]))
+    return torch.full_like(param, number(group["lr"]))
 
 
 class Rprop(Optimizer):

@@ -21,7 +21,6 @@ import polyak
 from polyak.optimizers import all_optimizers
 
 NAMES = list(all_optimizers())
-every_optimizer = pytest.mark.parametrize("name", NAMES)
 
 Arguments = dict[str, Any]
 Closure = Callable[[], Tensor]
@@ -120,6 +119,18 @@ def find_case(name: str) -> Case | None:
     return importlib.import_module(module).case
 
 
+def optimizers(keep: Callable[[Case], bool]) -> pytest.MarkDecorator:
+    """A mark: run the test over every optimizer whose case says that it applies."""
+    kept = [name for name in NAMES if keep(find_case(name) or Case())]
+    return pytest.mark.parametrize("name", kept)
+
+
+every_optimizer = optimizers(lambda case: True)
+every_grouped_optimizer = optimizers(lambda case: case.groups)
+# All but those that compute the gradients themselves, by a closure.
+every_given_gradients = optimizers(lambda case: not case.closure)
+
+
 def case_of(name: str) -> Case:
     """The optimizer's case; without one the test fails."""
     case = find_case(name)
@@ -134,8 +145,8 @@ def reference(name: str) -> type[torch.optim.Optimizer]:
     found = case_of(name).reference or getattr(torch.optim, name, None)
     if found is None:
         pytest.fail(
-            f"torch.optim has no {name}: its case must give `reference`, an independent "
-            "implementation"
+            f"torch.optim has no {name}: its case must give `reference`, an "
+            "independent implementation"
         )
     return found
 
@@ -154,7 +165,7 @@ def takes(name: str, argument: str) -> bool:
 
 
 def argument_sets(name: str) -> dict[str, Arguments]:
-    """Every set of arguments to test the optimizer with, by a name fit for a test id."""
+    """Every set of arguments to test the optimizer with, by names fit for test ids."""
     sets: dict[str, Arguments] = {"default": {}}
     if name in torch_table():
         for entry in torch_table()[name].optim_inputs_func("cpu", torch.float32):
@@ -433,7 +444,7 @@ def largest(tensor: Tensor) -> float:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of a shape hold the same bytes: NaN is NaN, -0.0 is not 0.0."""
+    """Whether two tensors hold the same bytes: NaN is NaN, -0.0 is not 0.0."""
     if a.is_sparse:
         return same_bits(a.to_dense(), b.to_dense())
     return torch.equal(_bytes(a), _bytes(b))

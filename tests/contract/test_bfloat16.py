@@ -1,7 +1,7 @@
 """In bfloat16 a step is computed in float32 and rounded once, when it is stored.
 
-torch rounds after each operation instead, so its steps are near ours, not the same. Both
-are compared for one step at a time, from the same state.
+torch rounds after each operation instead, so its steps are near ours, not the same. The
+two are compared for one step at a time, from the same state.
 """
 
 from copy import deepcopy
@@ -100,7 +100,7 @@ def advance_rounded(name, optimizer, step):
 
 
 def steps_from_same_state(name, source, other):
-    """Let both do each step from where ``source`` is; yield the magnitudes before it."""
+    """Let both do each step from where ``source`` is; yield magnitudes before it."""
     for step in range(WARM_UP):
         advance_rounded(name, source, step)
     for step in range(WARM_UP, STEPS):

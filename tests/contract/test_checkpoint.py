@@ -1,4 +1,4 @@
-"""A state dict continues the run, in polyak and in torch, whichever of them wrote it."""
+"""A state dict continues the run, in polyak or torch, whichever of them wrote it."""
 
 import io
 from copy import deepcopy
@@ -14,6 +14,7 @@ from tests.contract.harness import (
     assert_same_training,
     case_of,
     copies,
+    every_grouped_optimizer,
     every_optimizer,
     make,
     ours,
@@ -99,11 +100,9 @@ def test_files_load_with_weights_only(name, writer):
     assert_same_training(other, source)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_several_groups_continue(name):
     """Groups keep their own values and their own parameters' state."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     stateful = case_of(name).stateful
 
     def build(lr):

@@ -1,4 +1,4 @@
-"""Whoever runs the rule, the step is the same: in a kernel, eagerly, by many threads."""
+"""Whoever runs the rule, the step is the same: a kernel, eager torch, many threads."""
 
 import pytest
 import torch
@@ -12,10 +12,11 @@ from tests.contract.harness import (
     assert_same,
     assert_same_training,
     case_of,
-    every_optimizer,
+    every_grouped_optimizer,
     find_case,
     give_gradients,
     make,
+    optimizers,
     ours,
     parameters,
     params_of,
@@ -24,17 +25,21 @@ from tests.contract.harness import (
 )
 
 STEPS = 5
+DTYPES = {"float32": torch.float32, "complex64": torch.complex64}
 # Chunks have 65,536 numbers: several, a full one, and remainders of every kind.
 SIZES = (300_001, 65_536, 131_075, 64, 7)
 
 
 def cases():
-    """Each optimizer that has a kernel, with each set of arguments."""
+    """Each optimizer that has a kernel, with each dtype and each set of arguments."""
     for name in NAMES:
         case = find_case(name)
         if case is None or case.kernel:
             for set_name, arguments in argument_sets(name).items():
-                yield pytest.param(name, arguments, id=f"{name}-{set_name}")
+                for label, dtype in DTYPES.items():
+                    if not dtype.is_complex or case is None or case.complex:
+                        words = f"{name}-{label}-{set_name}"
+                        yield pytest.param(name, dtype, arguments, id=words)
 
 
 @pytest.fixture
@@ -57,18 +62,12 @@ def large(name, seed=0):
     return params
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.complex64], ids=["float32", "complex64"]
-)
-@pytest.mark.parametrize(("name", "arguments"), list(cases()))
-def test_eager_and_fused_differ_by_rounding_alone(name, arguments, dtype):
+@pytest.mark.parametrize(("name", "dtype", "arguments"), list(cases()))
+def test_eager_and_fused_differ_by_rounding_alone(name, dtype, arguments):
     """A few units in the last place a step, for parameters of every dense layout."""
-    if dtype.is_complex and not case_of(name).complex:
-        pytest.skip("takes no complex parameters")
     fused = make(ours(name), parameters(name, DENSE, dtype), arguments)
-    eager = make(
-        ours(name), parameters(name, DENSE, dtype), {**arguments, "foreach": False}
-    )
+    eager = make(ours(name), parameters(name, DENSE, dtype), arguments)
+    eager.param_groups[0]["foreach"] = False
     scales = {}
     for step in range(STEPS):
         for optimizer in (fused, eager):
@@ -79,11 +78,9 @@ def test_eager_and_fused_differ_by_rounding_alone(name, arguments, dtype):
     assert not eager._plan.buckets
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(ours(n), "rule")])
+@optimizers(lambda case: case.kernel)
 def test_threads_do_not_change_a_bit(name, many_threads):
     """One thread and two, on tensors of several chunks and on small ones."""
-    if case_of(name).sparse == "only":
-        pytest.skip("sparse gradients are not shared among threads")
     runs = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -95,12 +92,9 @@ def test_threads_do_not_change_a_bit(name, many_threads):
     assert_same(*runs)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_company_does_not_change_a_bit(name):
     """A parameter's step does not depend on what else the optimizer holds."""
-    case = case_of(name)
-    if not case.groups:
-        pytest.skip("all parameters are one vector")
     together = ours(name)(parameters(name, DENSE))
     apart = [ours(name)([param]) for param in parameters(name, DENSE)]
     grouped = ours(name)([{"params": [param]} for param in parameters(name, DENSE)])

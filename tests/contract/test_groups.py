@@ -1,4 +1,4 @@
-"""Parameter groups are checked when they are taken in, and a refusal changes nothing."""
+"""Parameter groups are checked when they are taken in; a refusal changes nothing."""
 
 import re
 from copy import deepcopy
@@ -10,10 +10,12 @@ from torch.nn import Parameter
 import polyak
 from polyak import groups as groups_module
 from tests.contract.harness import (
+    NAMES,
     assert_nothing_changed,
     assert_same,
     assert_same_training,
     case_of,
+    every_grouped_optimizer,
     every_optimizer,
     everything,
     make,
@@ -113,8 +115,6 @@ def test_what_is_no_list_of_parameters(name, params):
 
 def adding(name):
     """An optimizer that holds some parameters, and those that it does not hold."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     first, *rest = parameters(name)
     optimizer = make(ours(name), [first], case_of(name).stateful)
     train(name, optimizer, [first], range(2))
@@ -131,7 +131,7 @@ def assert_refused(optimizer, group, kind, words=None):
     assert all(group[key] is copy[key] for key in copy)
 
 
-@every_optimizer
+@every_grouped_optimizer
 @pytest.mark.parametrize("spoil", list(REFUSED))
 def test_a_refused_group_changes_nothing(name, spoil):
     """Neither the optimizer nor the caller's dict."""
@@ -140,7 +140,7 @@ def test_a_refused_group_changes_nothing(name, spoil):
     assert_refused(optimizer, group, (TypeError, ValueError))
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_a_group_is_a_dict(name):
     """TypeError, in torch's words."""
     optimizer, _, rest = adding(name)
@@ -148,7 +148,7 @@ def test_a_group_is_a_dict(name):
         optimizer.add_param_group(rest)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_a_parameter_is_in_one_group(name):
     """ValueError, also where other parameters of the group are new."""
     optimizer, first, rest = adding(name)
@@ -156,7 +156,7 @@ def test_a_parameter_is_in_one_group(name):
     assert_refused(optimizer, {"params": [*rest, first]}, ValueError, words)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_all_groups_have_names_or_none(name):
     """In either order of the groups."""
     optimizer, first, rest = adding(name)
@@ -170,28 +170,45 @@ def test_all_groups_have_names_or_none(name):
 
 
 @every_optimizer
-def test_values_out_of_bounds_in_a_group(name):
+def test_values_out_of_bounds_in_the_first_group(name):
     """Refused for a group as for the whole optimizer."""
     key, value = case_of(name).bounded
     with pytest.raises(ValueError, match=re.escape(str(value))):
         ours(name)([{"params": parameters(name), key: value}])
+
+
+@every_grouped_optimizer
+def test_values_out_of_bounds_in_a_later_group(name):
+    """And then nothing changes."""
+    key, value = case_of(name).bounded
     optimizer, _, rest = adding(name)
     group = {"params": rest, key: value}
     assert_refused(optimizer, group, ValueError, re.escape(str(value)))
 
 
+def misspelt(name):
+    """A hyperparameter with two letters exchanged, and what must be said to it."""
+    key = max(make(ours(name), parameters(name), {}).defaults, key=len)
+    wrong = key[:-2] + key[-1] + key[-2]
+    return wrong, rf"{name}.*'{wrong}'.*Did you mean '{key}'"
+
+
 @every_optimizer
 def test_a_misspelt_key_is_refused_with_the_nearest(name):
-    """A key that no hyperparameter has is an error, at construction and later."""
-    key = max(make(ours(name), parameters(name), {}).defaults, key=len)
-    misspelt = key[:-2] + key[-1] + key[-2]
-    words = rf"{name}.*'{misspelt}'.*Did you mean '{key}'"
+    """A key that no hyperparameter has is an error."""
+    key, words = misspelt(name)
     with pytest.raises(ValueError, match=words):
-        ours(name)([{"params": parameters(name), misspelt: 1}])
+        ours(name)([{"params": parameters(name), key: 1}])
     with pytest.raises(ValueError, match="'weather'"):
         ours(name)([{"params": parameters(name), "weather": 1}])
+
+
+@every_grouped_optimizer
+def test_a_misspelt_key_of_a_later_group(name):
+    """And then nothing changes."""
+    key, words = misspelt(name)
     optimizer, _, rest = adding(name)
-    assert_refused(optimizer, {"params": rest, misspelt: 1}, ValueError, words)
+    assert_refused(optimizer, {"params": rest, key: 1}, ValueError, words)
 
 
 @every_optimizer
@@ -236,7 +253,7 @@ def test_keys_set_later_pass(name):
     assert control.param_groups[0]["note"] == [1, 2]
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_a_group_takes_the_defaults_it_does_not_give(name):
     """And only those."""
     optimizer, _, rest = adding(name)
@@ -249,11 +266,9 @@ def test_a_group_takes_the_defaults_it_does_not_give(name):
             assert second[key] is value
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_a_group_added_in_the_middle_trains_as_torchs(name):
     """Its parameters begin at their own first step."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     pairs = []
     for kind in (ours(name), reference(name)):
         first, *rest = parameters(name)
@@ -299,11 +314,9 @@ def test_duplicates_warn_and_are_stepped_once(name):
     assert_same(params, params_of(control))
 
 
-@every_optimizer
+@pytest.mark.parametrize("name", [n for n in NAMES if takes(n, "differentiable")])
 def test_non_leaves_are_taken_where_steps_are_differentiable(name):
     """As in torch."""
-    if not takes(name, "differentiable"):
-        pytest.skip("is not differentiable")
     param = non_leaf(Parameter(torch.ones(3, 4)))
     for kind in (ours(name), reference(name)):
         kind([param], differentiable=True)

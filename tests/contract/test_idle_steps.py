@@ -8,6 +8,7 @@ from tests.contract.harness import (
     assert_nothing_changed,
     assert_same,
     case_of,
+    every_given_gradients,
     every_optimizer,
     everything,
     give_gradients,
@@ -19,12 +20,10 @@ from tests.contract.harness import (
 )
 
 
-@every_optimizer
+@every_given_gradients
 @pytest.mark.parametrize("steps", [0, 2], ids=["fresh", "trained"])
 def test_a_step_without_gradients_does_nothing(name, steps):
     """No parameter, no state and no group changes, and no state is made."""
-    if case_of(name).closure:
-        pytest.skip("a missing gradient is zero to it")
     optimizer = make(ours(name), parameters(name), case_of(name).stateful)
     train(name, optimizer, params_of(optimizer), range(steps))
     optimizer.zero_grad()
@@ -34,11 +33,9 @@ def test_a_step_without_gradients_does_nothing(name, steps):
     assert bool(optimizer.state) == bool(steps)
 
 
-@every_optimizer
+@every_given_gradients
 def test_parameters_without_gradient_stand_still(name):
     """They and their state; and they join when they get one."""
-    if case_of(name).closure:
-        pytest.skip("a missing gradient is zero to it")
     params = parameters(name)
     frozen, *others = params
     optimizer = make(ours(name), params, case_of(name).stateful)
@@ -63,11 +60,9 @@ def test_reading_the_state_of_a_new_parameter_makes_none(name):
     train(name, optimizer, params_of(optimizer), range(1))
 
 
-@every_optimizer
+@every_given_gradients
 def test_gradients_are_left_as_they_are(name):
     """A step reads them; also where it goes up the gradient."""
-    if case_of(name).closure:
-        pytest.skip("the closure makes them anew")
     optimizer = make(ours(name), parameters(name), case_of(name).stateful)
     params = params_of(optimizer)
     for step in range(3):

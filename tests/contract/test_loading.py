@@ -12,6 +12,8 @@ from tests.contract.harness import (
     assert_same_training,
     case_of,
     containers,
+    every_given_gradients,
+    every_grouped_optimizer,
     every_optimizer,
     everything,
     make,
@@ -125,11 +127,9 @@ def test_loading_is_in_place(name):
     assert_same(optimizer.state_dict(), source.state_dict())
 
 
-@every_optimizer
+@every_given_gradients
 def test_fitting_tensors_stay_the_same_objects(name):
     """Including the step counters; LBFGS keeps histories, which grow."""
-    if case_of(name).closure:
-        pytest.skip("its state is lists of changing length")
     optimizer, source = trained(name), trained(name, steps=5)
     held = list(tensors_in(list(optimizer.state.values())))
     optimizer.load_state_dict(source.state_dict())
@@ -293,16 +293,61 @@ def test_names_are_saved_and_loaded_as_in_torch(name):
             assert_same(actual, expected)
 
 
-@every_optimizer
+@every_given_gradients
 def test_state_finds_its_parameter_by_name(name):
-    """Where both sides have names, the order of the parameters does not matter."""
+    """The same names in another order: each keeps its own state and its own name."""
     source, shuffled = named(name, (0, 1, 2)), named(name, (2, 1, 0))
-    if case_of(name).closure:
-        pytest.skip("its state is one vector of all parameters")
+    names = list(shuffled.param_groups[0]["param_names"])
     train(name, source, params_of(source), range(3))
     shuffled.load_state_dict(source.state_dict())
-    assert shuffled.param_groups[0]["param_names"][-1] == "layer.0"
+    assert shuffled.param_groups[0]["param_names"] == names
     for param, trained_param in zip(
         reversed(params_of(shuffled)), params_of(source), strict=True
     ):
         assert_same(shuffled.state.get(param), source.state.get(trained_param))
+
+
+@every_grouped_optimizer
+def test_state_finds_its_parameter_by_name_in_its_group(name):
+    """The parameters of a group are its own; their order in it does not matter."""
+    params = parameters(name)
+    labels = [f"layer.{index}" for index in range(len(params))]
+    pairs = list(zip(labels, params, strict=True))
+    others = list(zip(labels, parameters(name), strict=True))
+    source, other = (
+        ours(name)(groups, **case_of(name).stateful)
+        for groups in (
+            [{"params": pairs[:1]}, {"params": pairs[:0:-1], "lr": 0.5}],
+            [{"params": others[:1]}, {"params": others[1:]}],
+        )
+    )
+    train(name, source, params, range(3))
+    other.load_state_dict(source.state_dict())
+    for (_, param), trained_param in zip(others, params, strict=True):
+        assert_same(other.state.get(param), source.state.get(trained_param))
+    assert [group["lr"] for group in other.param_groups][1] == 0.5
+
+
+@every_optimizer
+def test_wholly_other_names_load_by_position(name):
+    """As in torch: the model was renamed, and the checkpoint's names are taken."""
+    source = named(name, range(3), "old")
+    train(name, source, params_of(source), range(3))
+    other = named(name, range(3), "new")
+    other.load_state_dict(source.state_dict())
+    assert_same(other.state_dict(), source.state_dict())
+
+
+@every_optimizer
+def test_names_that_agree_in_part_are_refused(name):
+    """Nobody can know which parameter is which: ValueError, and nothing changes."""
+    source, other = (
+        ours(name)(list(zip(labels, parameters(name), strict=False)))
+        for labels in (("a", "b", "c"), ("a", "x", "y"))
+    )
+    train(name, source, params_of(source), range(3))
+    train(name, other, params_of(other), range(1))
+    before = everything(other)
+    with pytest.raises(ValueError, match=r"'b'|'x'"):
+        other.load_state_dict(source.state_dict())
+    assert_nothing_changed(other, before)

@@ -1,5 +1,7 @@
 """Every optimizer does what torch's does, step for step: values, state and layout."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from tests.contract.harness import (
     assert_same_training,
     before_lr_changes,
     case_of,
+    every_grouped_optimizer,
     every_optimizer,
     find_case,
     make,
@@ -54,7 +57,7 @@ def cases():
 
 
 def flagged():
-    """Each optimizer with each of the flags that it takes, and each set of arguments."""
+    """Each optimizer with each flag that it takes and each set of arguments."""
     for name in NAMES:
         for flag, flags in FLAGS.items():
             if flag == "plain" or not all(takes(name, key) for key in flags):
@@ -116,25 +119,21 @@ def test_flags_do_not_change_the_steps(name, flag, arguments):
     assert_same_steps(name, actual, expected, steps=4, like_params=alike)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_groups_have_their_own_values(name):
     """One group for each argument set, all in one optimizer."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
-    sets = argument_sets(name)
+    groups = deepcopy(list(argument_sets(name).values()))
     actual, expected = (
-        kind([{"params": parameters(name), **arguments} for arguments in sets.values()])
+        kind([{"params": parameters(name), **group} for group in groups])
         for kind in (ours(name), reference(name))
     )
     assert_same_steps(name, actual, expected)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_parameters_of_every_dtype_in_one_optimizer(name):
     """What shares an optimizer need not share a dtype."""
     case = case_of(name)
-    if not case.groups:
-        pytest.skip("takes parameters of one dtype only")
     dtypes = [d for d in DTYPES.values() if case.complex or not d.is_complex]
     actual, expected = (
         kind([p for dtype in dtypes for p in parameters(name, SMALL, dtype)])

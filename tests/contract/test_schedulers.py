@@ -10,6 +10,7 @@ from tests.contract.harness import (
     assert_same_training,
     before_lr_changes,
     case_of,
+    every_grouped_optimizer,
     every_optimizer,
     make,
     ours,
@@ -86,11 +87,9 @@ def test_a_scheduler_does_not_see_a_step_that_was_none(name):
     schedule.step()
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_schedules_over_several_groups(name):
     """Each group has its own rate."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     pair = []
     for kind in (ours(name), reference(name)):
         optimizer = kind(

@@ -8,10 +8,12 @@ from tests.contract.harness import (
     advance,
     assert_same_training,
     case_of,
-    every_optimizer,
+    every_given_gradients,
+    every_grouped_optimizer,
     find_case,
     largest,
     make,
+    optimizers,
     ours,
     parameters,
     params_of,
@@ -112,12 +114,10 @@ SWAPS = [
 ]
 
 
-@every_optimizer
+@every_given_gradients
 @pytest.mark.parametrize("swap", SWAPS, ids=[swap.__name__ for swap in SWAPS])
 def test_the_next_step_uses_what_is_there(name, swap):
     """Twice between steps, against torch, which looks everything up anew."""
-    if case_of(name).closure:
-        pytest.skip("torch's keeps its own list of parameters")
     pair = []
     for kind in (ours(name), reference(name)):
         optimizer = make(kind, parameters(name), case_of(name).stateful)
@@ -131,11 +131,9 @@ def test_the_next_step_uses_what_is_there(name, swap):
     assert_same_training(*pair, find_case(name).ulps * 6, scales)
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_a_group_that_is_taken_out_stands_still(name):
     """Groups may be removed from the list."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     pair = []
     for kind in (ours(name), reference(name)):
         optimizer = kind([{"params": [param]} for param in parameters(name)])
@@ -148,11 +146,9 @@ def test_a_group_that_is_taken_out_stands_still(name):
     assert_same_training(*pair, case_of(name).ulps * 4)
 
 
-@every_optimizer
+@optimizers(lambda case: not case.closure and case.sparse != "only")
 def test_gradients_in_the_same_memory_and_in_new(name):
     """Zeroed in place and filled again, or dropped and made anew."""
-    if case_of(name).closure or case_of(name).sparse == "only":
-        pytest.skip("makes its gradients otherwise")
     pair = []
     for in_place in (True, False):
         optimizer = make(ours(name), parameters(name), case_of(name).stateful)

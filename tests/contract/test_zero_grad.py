@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from tests.contract.harness import (
+    NAMES,
     assert_same,
     case_of,
+    every_grouped_optimizer,
     every_optimizer,
     give_gradients,
     make,
@@ -27,12 +29,17 @@ def test_gradients_are_dropped(name):
         assert all(param.grad is None for param in params_of(optimizer))
 
 
-@every_optimizer
-@pytest.mark.parametrize("flag", ["default", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        (name, flag)
+        for name in NAMES
+        for flag in ("default", "foreach", "fused")
+        if flag == "default" or takes(name, flag)
+    ],
+)
 def test_gradients_are_zeroed_in_place(name, flag):
     """The tensors stay, detached from their graph; what has none gets none."""
-    if flag != "default" and not takes(name, flag):
-        pytest.skip(f"takes no {flag}")
     arguments = {} if flag == "default" else {flag: True}
     pairs = []
     for kind in (ours(name), reference(name)):
@@ -54,11 +61,9 @@ def test_gradients_are_zeroed_in_place(name, flag):
         assert torch.count_nonzero(grad.to_dense()) == 0
 
 
-@every_optimizer
+@every_grouped_optimizer
 def test_all_groups_are_cleared(name):
     """Also the groups that were added later."""
-    if not case_of(name).groups:
-        pytest.skip("takes one group only")
     first, *rest = parameters(name)
     optimizer = make(ours(name), [first], {})
     optimizer.add_param_group({"params": rest})

@@ -55,7 +55,6 @@ SPELLINGS = {
     "isinf": ["x.isinf()"],
     "isfinite": ["torch.isfinite(x)"],
     "copysign": ["torch.copysign(x, y)", "x.copysign(z)"],
-    "hypot": ["torch.hypot(x, y)"],
     "lerp": ["torch.lerp(x, y, 0.25)", "x.lerp(y, s)", "x.lerp(y, weight=0.75)"],
     "addcmul": ["torch.addcmul(x, y, z)", "x.addcmul(y, z, value=s)"],
     "addcdiv": ["torch.addcdiv(x, y, z)", "x.addcdiv(y, z, value=-2)"],
@@ -72,7 +71,7 @@ SPELLINGS = {
 MASKS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "invert"}
 MASKS |= {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_not"}
 # In units in the last place: libm against SLEEF, and multiply-adds that round once.
-ROUNDED = {"add": 4, "sub": 4, "addcmul": 4, "addcdiv": 4, "lerp": 4, "hypot": 4}
+ROUNDED = {"add": 4, "sub": 4, "addcmul": 4, "addcdiv": 4, "lerp": 4}
 ROUNDED |= {"exp": 4, "log": 4, "sin": 4, "cos": 4, "tanh": 4, "sigmoid": 4}
 ROUNDED |= {"sqrt": 4, "rsqrt": 4, "pow": 16}
 SIGN_OF_ZERO_IS_FREE = {"maximum", "minimum", "clamp", "clamp_min", "clamp_max", "relu"}

@@ -824,7 +824,7 @@ def test_torchs_own_error_inputs():
             LBFGS(params, **given.kwargs)
 
 
-def test_on_other_devices_a_multiple_is_added_with_the_same_bits():
+def test_on_other_devices_a_multiple_is_added_too():
     """There the factor is not read, so that nothing waits for it."""
 
     class Elsewhere(Tensor):
@@ -833,5 +833,5 @@ def test_on_other_devices_a_multiple_is_added_with_the_same_bits():
     total, vector, factor = draw(0, 1000), draw(1, 1000), draw(2, 1)[0]
     here, there = total.clone(), total.clone().as_subclass(Elsewhere)
     for tensor in (here, there):
-        lbfgs._add_multiple(tensor, factor, vector)
-    assert_same(there.as_subclass(Tensor), here)
+        lbfgs._add_multiple(tensor, vector, factor, sign=-1)
+    torch.testing.assert_close(there.as_subclass(Tensor), here)

@@ -1,3 +1,0 @@
-from tests.contract.harness import Case
-
-case = Case()
