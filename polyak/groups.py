@@ -36,7 +36,7 @@ def allow_group_keys(*keys: str) -> None:
     A key that no optimizer knows is an error when a group is taken in, since it is most
     often a misspelt hyperparameter. Keys set on a group later are not checked.
 
-    >>> allow_group_keys("layer")
+    >>> allow_group_keys("block_index")
     """
     _allowed.update(keys)
 

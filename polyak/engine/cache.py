@@ -3,7 +3,7 @@
 The folder is ``$POLYAK_CACHE_DIR``, or ``polyak`` in the user's cache folder
 (``$XDG_CACHE_HOME``, ``~/.cache``); ``POLYAK_CACHE_DIR=""`` turns the cache off. An
 entry is one file, named by the hash of everything that its content depends on, and
-starts with the checksum of what follows. Entries are written to a temporary file and
+starts with the checksum of its name and what follows. Entries are written to a temporary file and
 renamed, so that processes may share the folder without a lock: a reader sees a whole
 entry or none. An entry that is damaged is not used and is written again; a folder that
 cannot be used costs one warning and the time of compiling.
@@ -45,7 +45,7 @@ def load(key: str) -> bytes | None:
     except OSError:
         return None
     checksum, content = entry[:_DIGEST_BYTES], entry[_DIGEST_BYTES:]
-    return content if hashlib.sha256(content).digest() == checksum else None
+    return content if _checksum(key, content) == checksum else None
 
 
 def store(key: str, content: bytes) -> None:
@@ -58,13 +58,17 @@ def store(key: str, content: bytes) -> None:
         handle, name = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
+                file.write(_checksum(key, content) + content)
             os.replace(name, folder / key)
         except BaseException:
             os.unlink(name)
             raise
     except OSError as error:
         _warn_once(folder, error)
+
+
+def _checksum(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def _warn_once(folder: Path, error: OSError) -> None:

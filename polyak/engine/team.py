@@ -19,10 +19,12 @@ import torch
 
 __all__ = ["grain", "parallel_entry", "threads_for"]
 
-# Below this much memory traffic a parallel region costs more than it saves. Measured:
-# see "One thread or a team" in benchmarks/RESULTS.md.
-SERIAL_BYTES = 1 << 21
-# A thread claims about this much at a time, so that a slow core holds up little.
+# Below this much memory traffic a team saves little on quiet cores (1.2 times at 2 MiB,
+# 1.5 times from 4 MiB on: `python -m benchmarks team`), and costs a scheduler's time
+# slice where a core is busy: a region ends when its last thread has come.
+SERIAL_BYTES = 1 << 22
+# A thread claims about this much at a time. It makes no difference between 128 KiB and
+# 2 MiB.
 GRAIN_BYTES = 1 << 18
 
 _forked = False
