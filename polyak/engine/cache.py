@@ -3,10 +3,10 @@
 The folder is ``$POLYAK_CACHE_DIR``, or ``polyak`` in the user's cache folder
 (``$XDG_CACHE_HOME``, ``~/.cache``); ``POLYAK_CACHE_DIR=""`` turns the cache off. An
 entry is one file, named by the hash of everything that its content depends on, and
-starts with the checksum of its name and what follows. Entries are written to a temporary file and
-renamed, so that processes may share the folder without a lock: a reader sees a whole
-entry or none. An entry that is damaged is not used and is written again; a folder that
-cannot be used costs one warning and the time of compiling.
+starts with the checksum of its name and of what follows. Entries are written to a
+temporary file and renamed, so that processes may share the folder without a lock: a
+reader sees a whole entry or none. An entry that is damaged is not used and is written
+again; a folder that cannot be used costs one warning and the time of compiling.
 """
 
 from __future__ import annotations

@@ -24,33 +24,33 @@ _CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
 _COMPARE = "fcmp {0} {T} {1}, {2}"
 _LOGIC = "{0} i1 {1}, {2}"
 
-# Operator: LLVM's name, the instruction, whether the result is a truth value.
-_INSTRUCTIONS: dict[str, tuple[str, str, bool]] = {
-    "add": ("fadd", _BINARY, False),
-    "sub": ("fsub", _BINARY, False),
-    "mul": ("fmul", _BINARY, False),
-    "div": ("fdiv", _BINARY, False),
-    "pow": ("pow", _CALL2, False),
-    "neg": ("fneg", "{0} {T} {1}", False),
-    "abs": ("fabs", _CALL, False),
-    "sqrt": ("sqrt", _CALL, False),
-    "exp": ("exp", _CALL, False),
-    "log": ("log", _CALL, False),
-    "sin": ("sin", _CALL, False),
-    "cos": ("cos", _CALL, False),
-    "tanh": ("tanh", _CALL, False),
-    "floor": ("floor", _CALL, False),
-    "copysign": ("copysign", _CALL2, False),
-    "lt": ("olt", _COMPARE, True),
-    "le": ("ole", _COMPARE, True),
-    "gt": ("ogt", _COMPARE, True),
-    "ge": ("oge", _COMPARE, True),
-    "eq": ("oeq", _COMPARE, True),
-    "ne": ("une", _COMPARE, True),
-    "and": ("and", _LOGIC, True),
-    "or": ("or", _LOGIC, True),
-    "invert": ("xor", "{0} i1 {1}, true", True),
-    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}", False),
+# Operator: LLVM's name for it, and the instruction.
+_INSTRUCTIONS: dict[str, tuple[str, str]] = {
+    "add": ("fadd", _BINARY),
+    "sub": ("fsub", _BINARY),
+    "mul": ("fmul", _BINARY),
+    "div": ("fdiv", _BINARY),
+    "pow": ("pow", _CALL2),
+    "neg": ("fneg", "{0} {T} {1}"),
+    "abs": ("fabs", _CALL),
+    "sqrt": ("sqrt", _CALL),
+    "exp": ("exp", _CALL),
+    "log": ("log", _CALL),
+    "sin": ("sin", _CALL),
+    "cos": ("cos", _CALL),
+    "tanh": ("tanh", _CALL),
+    "floor": ("floor", _CALL),
+    "copysign": ("copysign", _CALL2),
+    "lt": ("olt", _COMPARE),
+    "le": ("ole", _COMPARE),
+    "gt": ("ogt", _COMPARE),
+    "ge": ("oge", _COMPARE),
+    "eq": ("oeq", _COMPARE),
+    "ne": ("une", _COMPARE),
+    "and": ("and", _LOGIC),
+    "or": ("or", _LOGIC),
+    "invert": ("xor", "{0} i1 {1}, true"),
+    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}"),
 }
 
 
@@ -94,7 +94,7 @@ def generate(
 
 
 class _Body:
-    """The loop's body as LLVM instructions, and the loads that precede the loop."""
+    """The loop's body as LLVM instructions."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _Body:
 
     def _instruction(self, node: fx.Node) -> str:
         name = operator_name(node.target)
-        word, text, _ = _INSTRUCTIONS[name]
+        word, text = _INSTRUCTIONS[name]
         suffix = "f64" if self.real == "double" else "f32"
         operands = [self._operand(operand) for operand in node.args]
         return self.emit(text.format(word, *operands, T=self.real, S=suffix))
@@ -254,7 +254,7 @@ attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
 def _declarations(body: _Body) -> str:
     suffix = "f64" if body.real == "double" else "f32"
     declared = {}
-    for word, text, _ in _INSTRUCTIONS.values():
+    for word, text in _INSTRUCTIONS.values():
         if text in (_CALL, _CALL2):
             operands = ", ".join([body.real] * (2 if text is _CALL2 else 1))
             symbol = f"@llvm.{word}.{suffix}"

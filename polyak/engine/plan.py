@@ -81,6 +81,11 @@ class Plan:
         for member in members:
             member.grad = None  # or it would outlive zero_grad()
         self._watch = Watch(optimizer)
+        self._makes_objects = any(
+            not isinstance(value, Tensor)
+            for entry in self.eager
+            for value in entry.member.numbers(self.schema)
+        )
 
     # Making
 
@@ -200,7 +205,7 @@ class Plan:
             )
         for bucket in self.buckets:
             bucket.launch()
-        if self.eager:  # it makes new objects of numbers that are no tensors
+        if self._makes_objects:  # of numbers that are no tensors
             self._watch = Watch(optimizer)
         return True
 
