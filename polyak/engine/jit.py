@@ -45,6 +45,8 @@ class Library:
 def compile_ir(ir: str) -> Library:
     """Compile a module, or load it from the disk cache; once per process.
 
+    What was loaded stays for the life of the process, and so do its addresses.
+
     Args:
         ir: the text of an LLVM module; its hash is its identity.
     """

@@ -339,6 +339,40 @@ def test_the_closure_makes_the_gradients(run):
     assert losses[0] > losses[1] > losses[2]
 
 
+def test_steps_within_backward():
+    """Each parameter is stepped, and its gradient freed, as soon as it has one."""
+    results = []
+    for within in (True, False):
+        params = three()
+        optimizers = {param: polyak.Adam([param], lr=0.1) for param in params}
+
+        def finish(param, optimizers=optimizers):
+            optimizers[param].step()
+            param.grad = None
+
+        if within:
+            for param in params:
+                param.register_post_accumulate_grad_hook(finish)
+        for _ in range(3):
+            sum((param**3).sum() for param in params).backward()
+            if not within:
+                for param in params:
+                    finish(param)
+        assert {engines(optimizer) for optimizer in optimizers.values()} == {"kernel"}
+        results.append([param.detach() for param in params])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@compared("SGD")
+def test_two_optimizers_of_the_same_parameters(run):
+    """Each finds what the other left."""
+    other = run.new_optimizer(run.params[:2])
+    other.param_groups[0]["momentum"] = 0.1
+    for _ in range(3):
+        run.step()
+        other.step()
+
+
 def test_an_error_in_the_closure_changes_nothing():
     """The step has not begun."""
     run = Run("kernel", "Adam", three(), {"lr": 0.1})

@@ -300,6 +300,22 @@ def test_steps_are_views_of_one_tensor(run):
     assert counters.tolist() == [4.0] * 3
 
 
+@compared("Adam")
+def test_counters_follow_the_default_dtype(run):
+    """float64 where that is the default; float32 and float64 side by side are right."""
+    run.step()
+    torch.set_default_dtype(torch.float64)
+    try:
+        run.params.append(torch.ones(3, dtype=torch.float32, requires_grad=True))
+        run.groups[0]["params"].append(run.params[-1])
+        run.steps()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    run.steps()
+    assert run.state(0)["step"].dtype is torch.float32
+    assert run.state(3)["step"].dtype is torch.float64
+
+
 def test_large_steps_are_counted_as_float32_counts():
     """Beyond 2**24 a float32 counter stands still, in torch as here."""
     results = []

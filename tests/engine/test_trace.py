@@ -108,9 +108,24 @@ def swapped(param, grad, other):
     return other + 0 * grad, param
 
 
-def constants(param, grad, zero, five, *, lr):
+def constants(param, grad, zero, five, one, *, lr):
     """A new value may be a number."""
-    return param + five, 0, 5 * lr
+    return param + five, 0, 5 * lr, True
+
+
+def a_number(param, grad, *, lr):
+    """So may that of the parameter."""
+    return lr
+
+
+def nothing(param, grad):
+    """A rule may leave everything as it is."""
+    return param
+
+
+def the_gradient(param, grad, first, second):
+    """Values may be given out more than once."""
+    return grad, grad, grad
 
 
 def masks(param, grad, *, lr):
@@ -143,6 +158,9 @@ PERMITTED = [
     (old_values, {}, {}),
     (swapped, {}, {}),
     (constants, {}, {}),
+    (a_number, {}, {}),
+    (nothing, {}, {}),
+    (the_gradient, {}, {}),
     (masks, {}, {}),
 ]
 
@@ -634,6 +652,28 @@ def test_an_int_of_the_step_is_refused():
     """It would need a kernel for each step."""
     with pytest.raises(RuleError, match=r"int\(step\).*Remedy"):
         probe(takes_an_int_of_the_step)([parameter([0.0], [1.0])]).step()
+
+
+def norm_if_decayed(param, grad, buffer, *, lr, weight_decay):
+    if weight_decay:
+        grad = grad / grad.norm()  # wrong
+    return param - lr * grad, buffer + grad
+
+
+def test_an_error_in_the_middle_changes_nothing():
+    """A branch that cannot be read is found when it is taken first; one may go back."""
+    param = parameter([1.0, 2.0], [1.0, 1.0])
+    optimizer = probe(norm_if_decayed)([param], lr=0.25, weight_decay=0.0)
+    optimizer.step()
+    optimizer.param_groups[0]["weight_decay"] = 0.1
+    for _ in range(2):
+        with pytest.raises(RuleError, match="uses norm"):
+            optimizer.step()
+        assert param.tolist() == [0.75, 1.75]
+        assert optimizer.state[param]["buffer"].tolist() == [1.0, 1.0]
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    optimizer.step()
+    assert param.tolist() == [0.5, 1.5]
 
 
 # Leaves
