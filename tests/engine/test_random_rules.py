@@ -1,7 +1,7 @@
 """Rules of all kinds: kernel, eager engine and listing agree to the last bit.
 
-The numbers are small multiples of powers of two, of which sums and products are exact in
-float64: there is no rounding that could differ.
+The numbers are small multiples of powers of two, of which sums and products are exact
+in float64: there is no rounding that could differ.
 """
 
 import torch
