@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch._C._autograd import _profiler_enabled
+from torch._compile import _disable_dynamo
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -108,6 +109,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return _outside(wrapper, self, *args, **kwargs)
         if self._stepping:
             return step(self, *args, **kwargs)
         self._stepping = True
@@ -122,6 +125,14 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapper.hooked = True  # type: ignore[attr-defined]
     return wrapper
+
+
+def _call(function: Hook, *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+# torch.compile leaves a step to run as it is: it is compiled already.
+_outside = _disable_dynamo(_call)
 
 
 def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:

@@ -155,8 +155,6 @@ class _Body:
     def _operand(self, operand: Any) -> str:
         if isinstance(operand, fx.Node):
             return self.values[operand]
-        if isinstance(operand, bool):
-            return "true" if operand else "false"
         number = float(operand)
         if self.real == "float":
             with np.errstate(over="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,8 +64,8 @@ def listing(
         for role, value in graph.outputs.items()
         if role in formats and value is not graph.tensors[role]
     }
-    results = [f"{role}[i] = {writer.text(value)}" for role, value in stored.items()]
-    loop = "\n    ".join([*writer.inside, *results])
+    results = writer.results(stored)
+    loop = "\n    ".join([*writer.inside, *results]) or "pass"
     storage = ", ".join(f"{role} {format.name}" for role, format in formats.items())
     before = "".join(f"{line}\n" for line in writer.before)
     return (
@@ -103,8 +104,17 @@ class _Writer:
         for name, node in graph.hyperparameters.items():
             self.named[node] = _parse(name)
 
-    def text(self, value: Any) -> str:
-        return ast.unparse(self.expression(value))
+    def results(self, stored: Mapping[str, Any]) -> list[str]:
+        """The stores, which come last: they use what was there before any of them."""
+        lines: list[str] = []
+        for index, (role, value) in enumerate(stored.items()):
+            text = ast.unparse(self.expression(value))
+            written = "|".join(list(stored)[:index])
+            if written and re.search(rf"\b({written})\[i\]", text):
+                self.inside.append(f"x{len(self.inside)} = {text}")
+                text = f"x{len(self.inside) - 1}"
+            lines.append(f"{role}[i] = {text}")
+        return lines
 
     def expression(self, value: Any) -> ast.expr:
         if not isinstance(value, fx.Node):

@@ -255,7 +255,7 @@ class Tracer(fx.Tracer):
         if isinstance(operand, fx.Proxy):
             return operand.node
         if isinstance(operand, int | float):
-            return operand
+            return float(operand) if isinstance(operand, bool) else operand
         self.refuse(
             f"gives {name} an operand of type {type(operand).__name__}",
             "a rule computes with its tensors and with numbers",
@@ -321,7 +321,7 @@ class Tracer(fx.Tracer):
         if isinstance(value, Stand):
             return value.node
         if value is None or isinstance(value, int | float):
-            return value
+            return float(value) if isinstance(value, bool) else value
         kind = type(value).__name__
         self.refuse(f"returns {name} of type {kind}", "return a tensor", line)
 

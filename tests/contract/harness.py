@@ -432,8 +432,10 @@ def ulps_apart(actual: Tensor, expected: Tensor, scale: float = 0) -> float:
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     error = torch.where(same, 0, (actual - expected).abs()).max().item()
     unit = torch.finfo(expected.dtype).eps * max(scale, largest(expected))
-    # More than none: the bits of 0.0 and -0.0 differ.
-    return max(error / unit if unit else float("inf"), 1e-9)
+    if error == 0:
+        # More than none: the bits of 0.0 and -0.0 differ.
+        return 1e-9
+    return error / unit if unit else float("inf")
 
 
 def largest(tensor: Tensor) -> float:

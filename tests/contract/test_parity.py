@@ -71,12 +71,15 @@ def flagged():
                 )
 
 
-def in_precision(arguments, dtype):
-    """The arguments with tensors in the dtype's precision: torch computes in theirs."""
-    return {
-        key: value.to(dtype.to_real()) if isinstance(value, Tensor) else value
-        for key, value in arguments.items()
-    }
+def in_precision(value, dtype):
+    """Arguments with tensors in the dtype's precision: torch computes in theirs."""
+    if isinstance(value, Tensor):
+        return value.to(dtype.to_real())
+    if isinstance(value, tuple):
+        return tuple(in_precision(part, dtype) for part in value)
+    if isinstance(value, dict):
+        return {key: in_precision(part, dtype) for key, part in value.items()}
+    return value
 
 
 def pair(name, arguments, ours_only=(), **how):
@@ -92,7 +95,8 @@ def assert_same_steps(name, actual, expected, *, steps=STEPS, like_params=None):
     """Do the same steps with both; compare all there is after each."""
     scales = {}
     assert_same_training(actual, expected, scales=scales)
-    for step in range(steps):
+    # A step with a closure is many iterations, and its history is compared, too.
+    for step in range(2 if case_of(name).closure else steps):
         # Every third gradient lies in memory as autograd would never lay it.
         alike = step % 3 != 2 if like_params is None else like_params
         for optimizer in (actual, expected):

@@ -1,6 +1,5 @@
 """torch.compile: a step within compiled code is the step."""
 
-import pytest
 import torch
 
 import polyak
@@ -8,13 +7,12 @@ import polyak
 from .support import parameter
 
 
-@pytest.mark.parametrize("kind", ["Adam", "SGD"])
-def test_a_compiled_step(kind):
+def test_a_compiled_step():
     """Right, and without a warning: dynamo does not look into the engine."""
     results = []
     for compiled in (False, True):
         param = parameter([1.0, 2.0], [1.0, -1.0])
-        optimizer = getattr(polyak, kind)([param], lr=0.1, weight_decay=0.1)
+        optimizer = polyak.Adam([param], lr=0.1, weight_decay=0.1)
 
         def step(optimizer=optimizer):
             optimizer.step()
@@ -36,13 +34,12 @@ def test_a_compiled_training_loop():
         data = torch.ones(4, 3)
 
         def train(model=model, optimizer=optimizer, data=data):
-            loss = model(data).square().sum()
-            loss.backward()
+            model(data).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-            return loss.detach()
 
         run = torch.compile(train, backend="eager") if compiled else train
-        results.append(torch.stack([run() for _ in range(3)]))
+        for _ in range(3):
+            run()
+        results.append(list(model.state_dict().values()))
     torch.testing.assert_close(*results)
-    assert results[0][0] > results[0][2]

@@ -177,7 +177,7 @@ def test_any_expression_is_what_python_makes_of_it(text, a, b, step):
     )
     try:
         expected = eval(text, {"a": a, "b": b, "step": step})
-    except (ZeroDivisionError, OverflowError):
+    except (ZeroDivisionError, OverflowError, TypeError):  # complex has no order
         assume(False)
     assume(not isinstance(expected, complex))
     _, (_, (found,)) = reading(namespace["rule"], (0.0, step, a, b), out=NUMBER_SLOT)
