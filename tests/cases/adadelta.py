@@ -1,4 +1,4 @@
-from tests.contract.harness import Case
+from tests.contract.case import Case
 
 case = Case(
     ulps=16,

@@ -2,7 +2,7 @@ import functools
 
 import torch
 
-from tests.contract.harness import Case
+from tests.contract.case import Case
 
 
 class Adagrad(torch.optim.Adagrad):

@@ -1,6 +1,6 @@
 import torch
 
-from tests.contract.harness import Case
+from tests.contract.case import Case
 
 case = Case(
     arguments={

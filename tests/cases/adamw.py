@@ -1,3 +1,3 @@
-from tests.contract.harness import Case
+from tests.contract.case import Case
 
 case = Case()

@@ -1,4 +1,4 @@
-from tests.contract.harness import LAYOUTS, Case
+from tests.contract.case import LAYOUTS, Case
 
 case = Case(
     sparse="only",

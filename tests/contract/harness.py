@@ -1,4 +1,4 @@
-"""What the contract tests share: every optimizer, tensors to train, and comparison."""
+"""What the contract tests share: every optimizer, and how to train it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -19,80 +18,13 @@ from torch.nn import Parameter
 
 import polyak
 from polyak.optimizers import all_optimizers
+from tests.contract.case import LAYOUTS, Arguments, Case, randn
 
 NAMES = list(all_optimizers())
-
-Arguments = dict[str, Any]
-Closure = Callable[[], Tensor]
-Scales = dict[str, float]
-
-# What a parameter can look like. "sliced" alone has gaps in its memory.
-LAYOUTS: dict[str, Callable[[torch.dtype, torch.Generator], Tensor]] = {
-    "matrix": lambda dtype, rng: _randn((3, 4), dtype, rng),
-    "vector": lambda dtype, rng: _randn((37,), dtype, rng),
-    "scalar": lambda dtype, rng: _randn((), dtype, rng),
-    "empty": lambda dtype, rng: _randn((0, 3), dtype, rng),
-    "images": lambda dtype, rng: _randn((2, 3, 4, 5), dtype, rng),
-    "channels_last": lambda dtype, rng: _randn((2, 3, 4, 5), dtype, rng).to(
-        memory_format=torch.channels_last
-    ),
-    "transposed": lambda dtype, rng: _randn((5, 3), dtype, rng).t(),
-    "sliced": lambda dtype, rng: _randn((6, 8), dtype, rng)[1:, ::2],
-}
 DENSE = tuple(label for label in LAYOUTS if label != "sliced")
 SMALL = ("matrix", "vector", "scalar")
 
-
-@dataclass(frozen=True)
-class Case:
-    """What cannot be found out about an optimizer by looking at it.
-
-    Args:
-        reference: an independent implementation with torch's interface; by default the
-            class of the same name in ``torch.optim``.
-        arguments: sets of arguments to test with, by name, beside the defaults and
-            those of torch's own test table.
-        error_arguments: arguments that must be refused, each with the exception's type
-            and a regular expression for its message, beside those of torch's table.
-        layouts: the kinds of parameters it takes, of :data:`LAYOUTS`.
-        complex: it takes complex parameters.
-        sparse: it takes sparse gradients: "no", "also" (they mean what the dense ones
-            do) or "only".
-        sparse_refuses: hyperparameters whose use makes it refuse sparse gradients.
-        closure: ``step`` needs a closure.
-        stateful: arguments with which it keeps state, if the defaults do not.
-        groups: it takes more than one group.
-        kernel: its step is a kernel, where the parameters allow it.
-        bounded: a hyperparameter and a value that is out of its bounds.
-        ulps: how many units in the last place a step may differ from the reference's,
-            measured at the largest number of the tensor.
-        why_ulps: the reason, where that is more than the default.
-        early_state: the reference makes the state of a parameter before its first
-            gradient; polyak does not, since frameworks replace parameters after
-            construction.
-        lr_in_state: ``lr`` enters the state as a number, through which no gradient
-            flows back to it.
-        keeps_lr: the reference keeps a tensor ``lr`` itself as a part of its state,
-            where a change in place spoils it. It must be given copies.
-    """
-
-    reference: type[torch.optim.Optimizer] | None = None
-    arguments: Mapping[str, Arguments] = field(default_factory=dict)
-    error_arguments: Sequence[tuple[Arguments, type[Exception], str]] = ()
-    layouts: tuple[str, ...] = tuple(LAYOUTS)
-    complex: bool = True
-    sparse: Literal["no", "also", "only"] = "no"
-    sparse_refuses: tuple[str, ...] = ()
-    closure: bool = False
-    stateful: Arguments = field(default_factory=dict)
-    groups: bool = True
-    kernel: bool = True
-    bounded: tuple[str, Any] = ("lr", -1.0)
-    ulps: float = 4
-    why_ulps: str = ""
-    early_state: bool = False
-    lr_in_state: bool = False
-    keeps_lr: bool = False
+Closure = Callable[[], Tensor]
 
 
 # What is known of an optimizer
@@ -186,15 +118,6 @@ def make(
 # What is trained
 
 
-def _randn(shape: Sequence[int], dtype: torch.dtype, rng: torch.Generator) -> Tensor:
-    # Drawn in float64, so that every dtype gets the same numbers, rounded.
-    if dtype.is_complex:
-        return torch.complex(
-            *(torch.randn(shape, dtype=torch.float64, generator=rng) for _ in "ab")
-        ).to(dtype)
-    return torch.randn(shape, dtype=torch.float64, generator=rng).to(dtype)
-
-
 def parameters(
     name: str,
     layouts: Iterable[str] = SMALL,
@@ -210,6 +133,11 @@ def parameters(
         for label in layouts
         if label in taken
     ]
+
+
+def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All parameters of an optimizer."""
+    return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 def copies(optimizer: torch.optim.Optimizer) -> list[Parameter]:
@@ -241,7 +169,7 @@ def give_gradients(
 def _gradient(name: str, param: Tensor, rng: torch.Generator) -> Tensor:
     if case_of(name).sparse == "only":
         return sparse_gradient(param, rng)
-    return _randn(param.shape, param.dtype, rng)
+    return randn(param.shape, param.dtype, rng)
 
 
 def sparse_gradient(param: Tensor, rng: torch.Generator) -> Tensor:
@@ -249,7 +177,7 @@ def sparse_gradient(param: Tensor, rng: torch.Generator) -> Tensor:
     rows = param.shape[0]
     count = min(3, rows)
     index = torch.randperm(rows, generator=rng)[:count].repeat(2)[: count + 1]
-    values = _randn((len(index), *param.shape[1:]), param.dtype, rng)
+    values = randn((len(index), *param.shape[1:]), param.dtype, rng)
     return torch.sparse_coo_tensor(
         index[None], values, param.shape, check_invariants=True
     )
@@ -260,7 +188,7 @@ def closure_for(
 ) -> Closure:
     """A closure: the weighted squared distance to targets that the step decides."""
     rng = torch.Generator().manual_seed(2000 + step)
-    targets = [_randn(param.shape, param.dtype, rng) for param in params]
+    targets = [randn(param.shape, param.dtype, rng) for param in params]
     weights = [
         0.5 + torch.rand(p.shape, generator=rng).to(p.real.dtype) for p in params
     ]
@@ -326,181 +254,3 @@ def train(
     """Do several steps."""
     for step in steps:
         advance(name, optimizer, params, step)
-
-
-# Comparison
-
-
-def assert_same_training(
-    actual: torch.optim.Optimizer,
-    expected: torch.optim.Optimizer,
-    ulps: float = 0,
-    scales: Scales | None = None,
-) -> None:
-    """The parameters and the state of two optimizers are the same.
-
-    Args:
-        actual: one.
-        expected: the other.
-        ulps: how far numbers may differ, see :func:`assert_same`.
-        scales: carried from one step to the next, see :func:`assert_same`.
-    """
-    assert_same(params_of(actual), params_of(expected), ulps, "params", scales)
-    assert_same(states_of(actual), states_of(expected), ulps, "state", scales)
-
-
-def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All parameters of an optimizer."""
-    return [param for group in optimizer.param_groups for param in group["params"]]
-
-
-def states_of(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """The state of each parameter; None where it has not begun."""
-    case = find_case(type(optimizer).__name__)
-    states = [optimizer.state.get(param) for param in params_of(optimizer)]
-    if case and case.early_state:
-        return [state if state and state["step"] else None for state in states]
-    return states
-
-
-def assert_same(
-    actual: Any,
-    expected: Any,
-    ulps: float = 0,
-    where: str = "",
-    scales: Scales | None = None,
-) -> None:
-    """Two structures have the same keys in the same order, types, layouts and values.
-
-    Args:
-        actual: tensors, numbers, and lists and dicts of them.
-        expected: what it should be.
-        ulps: how many units in the last place a tensor's numbers may differ by, at the
-            magnitude of its largest number. 0 means bit for bit.
-        where: what is compared, for the message.
-        scales: the largest magnitude that each tensor has had so far: what is rounded
-            is at the scale of the operands, and sums of them may cancel.
-    """
-    assert type(actual) is type(expected), f"{where} is {actual!r}, not {expected!r}"
-    if isinstance(expected, Tensor):
-        _assert_same_tensor(actual, expected, ulps, where, scales)
-    elif isinstance(expected, dict):
-        assert list(actual) == list(expected), where
-        for key in expected:
-            at = f"{where}[{key!r}]"
-            assert_same(actual[key], expected[key], ulps, at, scales)
-    elif isinstance(expected, list | tuple):
-        assert len(actual) == len(expected), where
-        for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
-            assert_same(a, b, ulps, f"{where}[{index}]", scales)
-    elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, rel=ulps * 2**-23, nan_ok=True), where
-    else:
-        assert actual == expected, where
-
-
-def _assert_same_tensor(
-    actual: Tensor, expected: Tensor, ulps: float, where: str, scales: Scales | None
-) -> None:
-    for aspect in ("dtype", "shape", "device", "layout", "requires_grad"):
-        found, due = getattr(actual, aspect), getattr(expected, aspect)
-        assert found == due, f"{where} has {aspect} {found}, not {due}"
-    if expected.layout is torch.strided:
-        found, due = actual.stride(), expected.stride()
-        assert found == due, f"{where} has strides {found}, not {due}"
-    actual, expected = actual.detach(), expected.detach()
-    scale = 0.0
-    if scales is not None:
-        scale = scales[where] = max(scales.get(where, 0.0), largest(expected))
-    if not same_bits(actual, expected):
-        distance = ulps_apart(actual, expected, scale)
-        assert distance <= ulps, (
-            f"{where} is {distance:.3g} ulp away: {ulps} are allowed"
-        )
-
-
-def ulps_apart(actual: Tensor, expected: Tensor, scale: float = 0) -> float:
-    """The largest difference, in units in the last place of the largest number.
-
-    Args:
-        actual: a tensor whose bits differ from the other's.
-        expected: the other.
-        scale: measure at this magnitude, if it is larger.
-    """
-    if not expected.is_floating_point() and not expected.is_complex():
-        return float("inf")
-    same = (actual == expected) | (actual.isnan() & expected.isnan())
-    error = torch.where(same, 0, (actual - expected).abs()).max().item()
-    unit = torch.finfo(expected.dtype).eps * max(scale, largest(expected))
-    if error == 0:
-        # More than none: the bits of 0.0 and -0.0 differ.
-        return 1e-9
-    return error / unit if unit else float("inf")
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest finite magnitude in a tensor."""
-    if tensor.numel() == 0:
-        return 0.0
-    return tensor.abs().nan_to_num(0, 0, 0).max().item()
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bytes: NaN is NaN, -0.0 is not 0.0."""
-    if a.is_sparse:
-        return same_bits(a.to_dense(), b.to_dense())
-    return torch.equal(_bytes(a), _bytes(b))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)
-
-
-# What must stay as it is
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a structure."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from tensors_in(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from tensors_in(part)
-
-
-def containers(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """The lists and dicts of an optimizer, which others may hold."""
-    return [
-        optimizer.param_groups,
-        *optimizer.param_groups,
-        *(group["params"] for group in optimizer.param_groups),
-        optimizer.state,
-        *optimizer.state.values(),
-    ]
-
-
-def everything(optimizer: torch.optim.Optimizer) -> tuple[list[Any], list[Any]]:
-    """All that may not change where nothing should: the values and the objects."""
-    values = deepcopy(
-        [
-            params_of(optimizer),
-            states_of(optimizer),
-            optimizer.defaults,
-            [{**group, "params": None} for group in optimizer.param_groups],
-        ]
-    )
-    objects = [*containers(optimizer), *tensors_in(list(optimizer.state.values()))]
-    return values, objects
-
-
-def assert_nothing_changed(
-    optimizer: torch.optim.Optimizer, before: tuple[list[Any], list[Any]]
-) -> None:
-    """Every bit and every object is what it was."""
-    (values, objects), (now, now_objects) = before, everything(optimizer)
-    assert_same(now, values)
-    assert len(now_objects) == len(objects)
-    assert all(a is b for a, b in zip(now_objects, objects, strict=True))

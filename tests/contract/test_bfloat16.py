@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.contract.comparison import assert_same, largest
 from tests.contract.harness import (
     NAMES,
     SMALL,
     argument_sets,
-    assert_same,
     case_of,
     give_gradients,
-    largest,
     make,
     ours,
     parameters,

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.contract.comparison import assert_same, assert_same_training
 from tests.contract.harness import (
     NAMES,
     argument_sets,
-    assert_same,
-    assert_same_training,
     case_of,
     copies,
     every_grouped_optimizer,

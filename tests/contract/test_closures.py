@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from tests.contract.harness import (
-    any_closure,
+from tests.contract.comparison import (
     assert_nothing_changed,
     assert_same_training,
+    everything,
+)
+from tests.contract.harness import (
+    any_closure,
     case_of,
     every_optimizer,
-    everything,
     make,
     ours,
     parameters,

@@ -11,11 +11,10 @@ from torch.nn import ParameterList
 from torch.optim import lr_scheduler
 
 from polyak.hooks import HOOK_KINDS
+from tests.contract.comparison import assert_same, assert_same_training
 from tests.contract.harness import (
     NAMES,
     advance,
-    assert_same,
-    assert_same_training,
     case_of,
     every_optimizer,
     make,

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.contract.case import Case
+from tests.contract.comparison import assert_same
 from tests.contract.harness import (
     NAMES,
-    Case,
     argument_sets,
-    assert_same,
     find_case,
     make,
     ours,

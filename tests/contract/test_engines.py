@@ -5,12 +5,11 @@ import torch
 from torch.nn import Parameter
 
 from polyak.engine import team
+from tests.contract.comparison import assert_same, assert_same_training, states_of
 from tests.contract.harness import (
     DENSE,
     NAMES,
     argument_sets,
-    assert_same,
-    assert_same_training,
     case_of,
     every_grouped_optimizer,
     find_case,
@@ -20,7 +19,6 @@ from tests.contract.harness import (
     ours,
     parameters,
     params_of,
-    states_of,
     train,
 )
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
-from tests.contract.harness import (
+from tests.contract.comparison import (
     assert_nothing_changed,
     assert_same_training,
+    everything,
+)
+from tests.contract.harness import (
     case_of,
     every_given_gradients,
-    everything,
     give_gradients,
     make,
     ours,

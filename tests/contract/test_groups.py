@@ -9,15 +9,17 @@ from torch.nn import Parameter
 
 import polyak
 from polyak import groups as groups_module
-from tests.contract.harness import (
-    NAMES,
+from tests.contract.comparison import (
     assert_nothing_changed,
     assert_same,
     assert_same_training,
+    everything,
+)
+from tests.contract.harness import (
+    NAMES,
     case_of,
     every_grouped_optimizer,
     every_optimizer,
-    everything,
     make,
     ours,
     parameters,

@@ -9,11 +9,10 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from tests.contract.comparison import assert_same, assert_same_training
 from tests.contract.harness import (
     advance,
     any_closure,
-    assert_same,
-    assert_same_training,
     case_of,
     every_optimizer,
     make,

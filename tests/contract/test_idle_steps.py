@@ -4,13 +4,11 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from tests.contract.comparison import assert_nothing_changed, assert_same, everything
 from tests.contract.harness import (
-    assert_nothing_changed,
-    assert_same,
     case_of,
     every_given_gradients,
     every_optimizer,
-    everything,
     give_gradients,
     make,
     ours,

@@ -6,23 +6,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contract.harness import (
+from tests.contract.comparison import (
     assert_nothing_changed,
     assert_same,
     assert_same_training,
-    case_of,
     containers,
+    everything,
+    tensors_in,
+)
+from tests.contract.harness import (
+    case_of,
     every_given_gradients,
     every_grouped_optimizer,
     every_optimizer,
-    everything,
     make,
     ours,
     parameters,
     params_of,
     reference,
     takes,
-    tensors_in,
     train,
 )
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.contract.case import LAYOUTS
+from tests.contract.comparison import assert_same_training
 from tests.contract.harness import (
-    LAYOUTS,
     NAMES,
     SMALL,
     advance,
     argument_sets,
-    assert_same_training,
     before_lr_changes,
     case_of,
     every_grouped_optimizer,
@@ -29,7 +29,6 @@ from tests.contract.harness import (
 STEPS = 7
 # How the step may be asked to run; torch's side is its for-loop, its own reference.
 FLAGS = {
-    "plain": {},
     "foreach": {"foreach": True},
     "for_loop": {"foreach": False},
     "fused": {"fused": True},
@@ -60,7 +59,7 @@ def flagged():
     """Each optimizer with each flag that it takes and each set of arguments."""
     for name in NAMES:
         for flag, flags in FLAGS.items():
-            if flag == "plain" or not all(takes(name, key) for key in flags):
+            if not all(takes(name, key) for key in flags):
                 continue
             for set_name, arguments in argument_sets(name).items():
                 # Refused by torch and by polyak: see the error inputs of torch's table.

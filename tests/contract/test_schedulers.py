@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+from tests.contract.comparison import assert_same, assert_same_training
 from tests.contract.harness import (
     advance,
-    assert_same,
-    assert_same_training,
     before_lr_changes,
     case_of,
     every_grouped_optimizer,

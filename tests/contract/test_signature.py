@@ -2,14 +2,8 @@
 
 import inspect
 
-from tests.contract.harness import (
-    assert_same,
-    every_optimizer,
-    make,
-    ours,
-    parameters,
-    reference,
-)
+from tests.contract.comparison import assert_same
+from tests.contract.harness import every_optimizer, make, ours, parameters, reference
 
 
 @every_optimizer

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch.nn import Embedding, Parameter
 
-from tests.contract.harness import (
-    NAMES,
-    argument_sets,
+from tests.contract.comparison import (
     assert_nothing_changed,
     assert_same,
     assert_same_training,
-    case_of,
     everything,
+)
+from tests.contract.harness import (
+    NAMES,
+    argument_sets,
+    case_of,
     find_case,
     give_gradients,
     make,

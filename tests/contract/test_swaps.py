@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from tests.contract.comparison import assert_same_training, largest
 from tests.contract.harness import (
     advance,
-    assert_same_training,
     case_of,
     every_given_gradients,
     every_grouped_optimizer,
     find_case,
-    largest,
     make,
     optimizers,
     ours,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tests.contract.comparison import assert_same
 from tests.contract.harness import (
     NAMES,
-    assert_same,
     case_of,
     every_grouped_optimizer,
     every_optimizer,

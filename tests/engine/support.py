@@ -1,7 +1,5 @@
 """What the engine tests share: optimizers made of one rule, and who ran what."""
 
-import inspect
-
 import torch
 
 import polyak
@@ -170,20 +168,11 @@ def compared(*kinds, params=three, references=("eager", "torch"), **hyperparamet
     """
 
     def decorate(scenario):
-        def test(**arguments):
-            compare(
-                lambda run: scenario(run, **arguments),
-                kinds or tuple(HYPERPARAMETERS),
-                params,
-                references,
-                hyperparameters,
-            )
+        def test():
+            chosen = kinds or tuple(HYPERPARAMETERS)
+            compare(scenario, chosen, params, references, hyperparameters)
 
-        signature = inspect.signature(scenario)
-        _, *others = signature.parameters.values()
         test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
-        test.__signature__ = signature.replace(parameters=others)
-        test.pytestmark = getattr(scenario, "pytestmark", [])
         return test
 
     return decorate
