@@ -58,6 +58,7 @@ class Symbols(dict[str, int]):
 
     undefined: int
     handle_offset: int
+    storage_offset: int
 
 
 def symbols() -> Symbols | None:
@@ -94,7 +95,11 @@ def functions() -> dict[str, int]:
     """What a table's record holds of torch: addresses by the names of its fields."""
     known = symbols()
     assert known is not None, "no native code without torch's functions"
-    return {**known, "undefined": known.undefined}
+    return {
+        **known,
+        "undefined": known.undefined,
+        "storage_offset": known.storage_offset,
+    }
 
 
 @functools.cache
@@ -132,6 +137,18 @@ def _handle_offset() -> int | None:
     return None
 
 
+def _storage_offset() -> int:
+    """Where a tensor's record has its storage's address; used to read ahead only."""
+    samples = [_sample(3), _sample(2, 5)]
+    for offset in range(0, 8 * _WORD, _WORD):
+        if all(
+            _word(sample._cdata + offset) == sample.untyped_storage()._cdata
+            for sample in samples
+        ):
+            return offset
+    return 0
+
+
 def _grad_of(function: int, tensor: torch.Tensor) -> int:
     prototype = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)
     gradient = int(prototype(function)(tensor._cdata))
@@ -148,6 +165,7 @@ def _agrees(found: Symbols) -> bool:
     if offset is None:
         return False
     found.handle_offset = offset
+    found.storage_offset = _storage_offset()
     found.undefined = _undefined(found["grad"])
     sample = torch.nn.Parameter(_sample(2, 3))
     if _grad_of(found["grad"], sample) != found.undefined:

@@ -131,6 +131,109 @@ fail:
 
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 
+; The three cache lines of a tensor's own record.
+define internal void @fetch.impl(ptr %impl) {{
+  %second = getelementptr i8, ptr %impl, i64 64
+  %third = getelementptr i8, ptr %impl, i64 128
+  call void @llvm.prefetch.p0(ptr %impl, i32 0, i32 3, i32 1)
+  call void @llvm.prefetch.p0(ptr %second, i32 0, i32 3, i32 1)
+  call void @llvm.prefetch.p0(ptr %third, i32 0, i32 3, i32 1)
+  ret void
+}}
+
+; A tensor's storage, where the address of its data is.
+define internal void @fetch.storage(ptr %impl, i64 %storage_offset) {{
+  %at = getelementptr i8, ptr %impl, i64 %storage_offset
+  %storage = load ptr, ptr %at
+  call void @llvm.prefetch.p0(ptr %storage, i32 0, i32 3, i32 1)
+  ret void
+}}
+
+; Bring a block of 16 columns into the cache. What @check reads of a tensor is a chain
+; of addresses, each a wait for memory after a forward and backward pass. Here the first
+; links of all chains are asked for at once, then the second, and so on.
+define internal void @fetch(ptr %table, i64 %first) {{
+entry:
+{loads("tensors written numbers handles grad storage_offset")}
+  %objects = add i64 %written, %numbers
+  %block = add i64 %first, 16
+  %whole = icmp slt i64 %block, %tensors
+  %last = select i1 %whole, i64 %block, i64 %tensors
+  br label %pass
+pass:
+  %pass.of = phi i64 [0, %entry], [%pass.next, %pass.done]
+  %pass.more = icmp slt i64 %pass.of, 3
+  br i1 %pass.more, label %object, label %gradients
+object:
+  %o = phi i64 [0, %pass], [%o.next, %object.done]
+  %o.more = icmp slt i64 %o, %objects
+  br i1 %o.more, label %object.row, label %pass.done
+object.row:
+  %o.row = mul i64 %o, %tensors
+  br label %tensor
+tensor:
+  %t = phi i64 [%first, %object.row], [%t.next, %fetched]
+  %t.more = icmp slt i64 %t, %last
+  br i1 %t.more, label %tensor.open, label %object.done
+tensor.open:
+  %entry.of = add i64 %o.row, %t
+  %at = getelementptr ptr, ptr %handles, i64 %entry.of
+  %handle = load ptr, ptr %at
+  switch i64 %pass.of, label %fetch.storage [i64 0, label %fetch.handle
+                                             i64 1, label %fetch.impl]
+fetch.handle:
+  call void @llvm.prefetch.p0(ptr %handle, i32 0, i32 3, i32 1)
+  br label %fetched
+fetch.impl:
+  %impl = load ptr, ptr %handle
+  call void @fetch.impl(ptr %impl)
+  br label %fetched
+fetch.storage:
+  %impl.there = load ptr, ptr %handle
+  call void @fetch.storage(ptr %impl.there, i64 %storage_offset)
+  br label %fetched
+fetched:
+  %t.next = add i64 %t, 1
+  br label %tensor
+object.done:
+  %o.next = add i64 %o, 1
+  br label %object
+pass.done:
+  %pass.next = add i64 %pass.of, 1
+  br label %pass
+
+gradients:
+  %g.pass = phi i64 [0, %pass], [%g.pass.next, %gradients.done]
+  %g.pass.more = icmp slt i64 %g.pass, 2
+  br i1 %g.pass.more, label %gradient, label %done
+gradient:
+  %g = phi i64 [%first, %gradients], [%g.next, %gradient.fetched]
+  %g.more = icmp slt i64 %g, %last
+  br i1 %g.more, label %gradient.open, label %gradients.done
+gradient.open:
+  %g.at = getelementptr ptr, ptr %handles, i64 %g
+  %param = load ptr, ptr %g.at
+  %param.impl = load ptr, ptr %param
+  %gradient.at = call ptr %grad(ptr %param.impl)
+  %gradient.impl = load ptr, ptr %gradient.at
+  %g.first = icmp eq i64 %g.pass, 0
+  br i1 %g.first, label %gradient.impl.fetch, label %gradient.storage.fetch
+gradient.impl.fetch:
+  call void @fetch.impl(ptr %gradient.impl)
+  br label %gradient.fetched
+gradient.storage.fetch:
+  call void @fetch.storage(ptr %gradient.impl, i64 %storage_offset)
+  br label %gradient.fetched
+gradient.fetched:
+  %g.next = add i64 %g, 1
+  br label %gradient
+gradients.done:
+  %g.pass.next = add i64 %g.pass, 1
+  br label %gradients
+done:
+  ret void
+}}
+
 define i64 @check(ptr %table) {{
 entry:
 {loads("tensors written numbers handles pointers number_pointers dtypes itemsizes")}
@@ -140,38 +243,18 @@ entry:
   %grad.size.at = getelementptr i64, ptr %itemsizes, i64 %written
   %grad.size = load i64, ptr %grad.size.at
   %numbers.first = add i64 %written, 1
-  %objects = add i64 %written, %numbers
   br label %column
 column:
   %t = phi i64 [0, %entry], [%t.next, %column.holds]
   %t.more = icmp slt i64 %t, %tensors
   br i1 %t.more, label %open, label %holds
 open:
-  %near = add i64 %t, 3
-  %far = add i64 %t, 8
-  %far.there = icmp slt i64 %far, %tensors
-  br i1 %far.there, label %ahead, label %look
-
-; Tensors to come: their Python objects, then what these point to, on their way here.
+  %in.block = and i64 %t, 15
+  %block.begins = icmp eq i64 %in.block, 0
+  br i1 %block.begins, label %ahead, label %look
 ahead:
-  %a = phi i64 [0, %open], [%a.next, %ahead]
-  %a.row = mul i64 %a, %tensors
-  %a.far.entry = add i64 %a.row, %far
-  %a.far.at = getelementptr ptr, ptr %handles, i64 %a.far.entry
-  %a.far = load ptr, ptr %a.far.at
-  call void @llvm.prefetch.p0(ptr %a.far, i32 0, i32 3, i32 1)
-  %a.near.entry = add i64 %a.row, %near
-  %a.near.at = getelementptr ptr, ptr %handles, i64 %a.near.entry
-  %a.near = load ptr, ptr %a.near.at
-  %a.impl = load ptr, ptr %a.near
-  call void @llvm.prefetch.p0(ptr %a.impl, i32 0, i32 3, i32 1)
-  %a.impl.1 = getelementptr i8, ptr %a.impl, i64 64
-  call void @llvm.prefetch.p0(ptr %a.impl.1, i32 0, i32 3, i32 1)
-  %a.impl.2 = getelementptr i8, ptr %a.impl, i64 128
-  call void @llvm.prefetch.p0(ptr %a.impl.2, i32 0, i32 3, i32 1)
-  %a.next = add i64 %a, 1
-  %a.more = icmp slt i64 %a.next, %objects
-  br i1 %a.more, label %ahead, label %look
+  call void @fetch(ptr %table, i64 %t)
+  br label %look
 look:
   %shape.at.at = getelementptr i64, ptr %shape_at, i64 %t
   %shape.index = load i64, ptr %shape.at.at
