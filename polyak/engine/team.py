@@ -19,9 +19,9 @@ import torch
 
 __all__ = ["grain", "parallel_entry", "threads_for"]
 
-# Below this much memory traffic a team saves little on quiet cores (1.2 times at 2 MiB,
-# 1.5 times from 4 MiB on: `python -m benchmarks team`), and costs a scheduler's time
-# slice where a core is busy: a region ends when its last thread has come.
+# Below this much memory traffic a team saves less than 50 microseconds on quiet cores
+# (`python -m benchmarks team`), and costs a scheduler's time slice where a core is
+# busy: a parallel region ends when its last thread has come.
 SERIAL_BYTES = 1 << 22
 # A thread claims about this much at a time. It makes no difference between 128 KiB and
 # 2 MiB.
