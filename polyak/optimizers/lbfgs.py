@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..bounds import at_least
-from ..linalg import Point, strong_wolfe
+from ..linalg import Closure, Iterate, Objective, Point
 from ..optimizer import Optimizer
 from ..slot import Group
 
 __all__ = ["LBFGS"]
 
-Closure = Callable[[], Any]
 State = dict[str, Any]
 
 
@@ -161,7 +158,9 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
         vectors = {"d": [value], "prev_flat_grad": [value]}.get(name, [])
         if name in ("old_dirs", "old_stps"):
             vectors = value or []
-        size = sum(_as_real(p).numel() for p in _params(self.param_groups[0]))
+        size = sum(
+            p.numel() * (1 + p.is_complex()) for p in _params(self.param_groups[0])
+        )
         for vector in vectors:
             if vector is not None and vector.shape != (size,):
                 raise ValueError(
@@ -202,7 +201,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
         (group,) = self.param_groups
         self.check_group(group)
         params = _params(group)
-        objective = _Objective(params, closure)
+        objective = Objective(params, closure)
         loss, here = objective.evaluate()
         if here.grad.numel() == 0:
             return loss
@@ -236,7 +235,7 @@ def _warn(problem: str) -> None:
 
 
 def _iterations(
-    objective: _Objective, here: _Iterate, group: Group, state: State
+    objective: Objective, here: Iterate, group: Group, state: State
 ) -> Iterator[State]:
     """Iterate until a limit is reached (Nocedal & Wright, algorithm 7.5).
 
@@ -254,7 +253,7 @@ def _iterations(
             yield plan
             return
         last = iterations >= group["max_iter"]
-        there: _Iterate | None
+        there: Iterate | None
         if not slope.isfinite():
             there, calls = None, 0
         elif group["line_search_fn"] is not None:
@@ -264,7 +263,7 @@ def _iterations(
         elif last:
             # Nobody asks for the loss there: the next step may see other data.
             objective.move(t, direction)
-            there, calls = _Iterate(here.loss, here.grad, t), 0
+            there, calls = Iterate(here.loss, here.grad, t), 0
         else:
             there, calls = objective.jump(t, direction), 1
         evaluations += calls
@@ -281,9 +280,7 @@ def _iterations(
         here = there
 
 
-def _converged(
-    here: _Iterate, there: _Iterate, direction: Tensor, group: Group
-) -> bool:
+def _converged(here: Iterate, there: Iterate, direction: Tensor, group: Group) -> bool:
     tolerance = group["tolerance_change"]
     return bool(
         there.largest <= group["tolerance_grad"]
@@ -292,7 +289,7 @@ def _converged(
     )
 
 
-def _next_direction(here: _Iterate, group: Group, state: State) -> State:
+def _next_direction(here: Iterate, group: Group, state: State) -> State:
     """The direction and the step length to try: the state to be if the step is made."""
     lr = _as_it_is(group["lr"])
     counts = {"n_iter": state["n_iter"] + 1, "func_evals": state["func_evals"]}
@@ -380,107 +377,6 @@ def _add_multiple(total: Tensor, vector: Tensor, factor: Tensor, sign: int = 1) 
         total.addcmul_(vector, factor, value=sign)
 
 
-@dataclass(frozen=True, eq=False)
-class _Iterate:
-    """A place: the loss and the gradient there, and the step length that led to it."""
-
-    loss: float
-    grad: Tensor
-    t: float | Tensor = 0
-
-    @cached_property
-    def largest(self) -> Tensor:
-        """The largest component of the gradient, on the CPU; NaN if any is."""
-        return self.grad.abs().max().cpu()
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and bool(self.largest.isfinite())
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Objective:
-    """The loss as a function of one real vector, all the parameters end to end."""
-
-    params: list[Tensor]
-    closure: Closure
-
-    def evaluate(self, t: float | Tensor = 0) -> tuple[Any, _Iterate]:
-        """What the closure returns, and the place where the parameters are."""
-        with torch.enable_grad():
-            loss = self.closure()
-        if loss is None:
-            raise TypeError(
-                "LBFGS needs a closure that returns the loss, and this one returned "
-                "None: end it with `return loss`"
-            )
-        grads = [_dense_gradient(param) for param in self.params]
-        return loss, _Iterate(float(loss), _flat(grads), t)
-
-    def move(self, t: float | Tensor, direction: Tensor) -> None:
-        """Add ``t * direction`` to the parameters."""
-        torch._foreach_add_(*self._paired_with(direction), alpha=float(t))
-
-    def _put(self, vector: Tensor) -> None:
-        torch._foreach_copy_(*self._paired_with(vector))
-
-    def _paired_with(self, vector: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The parameters, and for each its part of a vector, in its shape."""
-        views = [_as_real(param) for param in self.params]
-        parts = vector.split([view.numel() for view in views])
-        shaped = [p.view_as(view) for p, view in zip(parts, views, strict=True)]
-        return views, shaped
-
-    def jump(self, t: float | Tensor, direction: Tensor) -> _Iterate | None:
-        """Move and evaluate; come back if that fails, or gives nothing finite."""
-        home = _flat(self.params)
-        there = None
-        try:
-            self.move(t, direction)
-            _, trial = self.evaluate(t)
-            if trial.is_finite:
-                there = trial
-        finally:
-            if there is None:
-                self._put(home)
-        return there
-
-    def search(
-        self, t: float | Tensor, direction: Tensor, start: Point, budget: float
-    ) -> tuple[_Iterate, int]:
-        """Search along the direction and move to what is found; count the calls."""
-        home = _flat(self.params)
-
-        def evaluate(t: float | Tensor) -> tuple[float, Tensor]:
-            try:
-                self.move(t, direction)
-                _, trial = self.evaluate(t)
-            finally:
-                self._put(home)
-            return trial.loss, trial.grad
-
-        end, calls = strong_wolfe(evaluate, t, direction, start, max_trials=budget)
-        self.move(end.t, direction)
-        return _Iterate(end.loss, end.grad, end.t), calls
-
-
 def _params(group: Group) -> list[Tensor]:
     """The parameters of a group, each once."""
     return list(dict.fromkeys(group["params"]))
-
-
-def _dense_gradient(param: Tensor) -> Tensor:
-    if param.grad is None:
-        return torch.zeros_like(param)
-    return param.grad if param.grad.layout is torch.strided else param.grad.to_dense()
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    """A copy of tensors as one real vector."""
-    if not tensors:
-        return torch.empty(0)
-    return torch.cat([_as_real(tensor).reshape(-1) for tensor in tensors])
-
-
-def _as_real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
