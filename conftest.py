@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+import polyak
+
 
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace: dict[str, Any]) -> None:
-    doctest_namespace["torch"] = torch
+    doctest_namespace.update(torch=torch, polyak=polyak)
