@@ -151,6 +151,7 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
             )
         passed, kwargs = replaced
     result = step(*passed, **kwargs)
+    optimizer.steps += 1
     optimizer._optimizer_step_code()
     for hook in chain(
         list(optimizer._optimizer_step_post_hooks.values()), list(_global_post.values())

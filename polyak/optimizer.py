@@ -77,6 +77,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         constants: hyperparameters that a checkpoint does not change.
         sparse_advice: what to add to the refusal of sparse gradients.
 
+    A user reads:
+
+    Attributes:
+        steps: how many steps this object has done.
+
     Raises:
         TypeError: params is a tensor, or holds what is none.
         ValueError: no parameters, a non-leaf, an unknown or missing group key, a value
@@ -95,6 +100,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     param_groups: list[Group]
     defaults: dict[str, Any]
 
+    steps: int = 0
     _plan: Any = None
     _stepping: bool = False
 
