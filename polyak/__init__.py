@@ -14,12 +14,15 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from . import lr_scheduler, schedules
 from .engine.graph import RuleError
 from .engine.trace import leaf
 from .explain import Explanation, explain
 from .groups import allow_group_keys
+from .lr_scheduler import Scheduler
 from .optimizer import Optimizer, required
 from .optimizers import all_optimizers
+from .pictures import plot
 from .slot import Slot
 from .terms import ema
 
@@ -31,14 +34,18 @@ __all__ = [
     "Explanation",
     "Optimizer",
     "RuleError",
+    "Scheduler",
     "Slot",
     "allow_group_keys",
     "ema",
     "explain",
     "leaf",
+    "lr_scheduler",
+    "plot",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
     "required",
+    "schedules",
     *all_optimizers(),
 ]
 

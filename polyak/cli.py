@@ -1,4 +1,4 @@
-"""The command line: race optimizers, list them, explain one of them."""
+"""The command line: race optimizers, list or explain them, draw schedules."""
 
 import inspect
 import re
@@ -33,7 +33,7 @@ from .race import (
 from .race.contender import DEFAULT_LINEUP, check
 
 app = typer.Typer(
-    help="Optimizers for PyTorch: race them, list them, explain them.",
+    help="Optimizers for PyTorch: race them, list them, explain them; draw schedules.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -164,6 +164,37 @@ def _example(kind: Any) -> Optimizer:
     parameter.grad = torch.ones(4, 4)
     optimizer: Optimizer = kind([parameter])
     return optimizer
+
+
+@app.command("schedule")
+def schedule_command(
+    expression: Annotated[
+        str,
+        typer.Argument(help="A schedule, such as 'warmup(500) | cosine(10_000)'."),
+    ],
+    lr: Annotated[
+        float | None, typer.Option(help="The learning rate that it is a factor of.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps, instead of its own length.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the picture as well.")
+    ] = None,
+) -> None:
+    """Draw a schedule in the terminal, and print a few of its values."""
+    from .pictures import future, plot, terminal, values
+    from .schedules import parse
+
+    console = Console()
+    with _shown(ValueError):
+        schedule = parse(expression)
+        seen = future(schedule, steps, lr=lr)
+        if out is not None:
+            plot(schedule, steps, lr=lr, to=out)
+    console.print(terminal.TerminalPicture(seen), "", values.table(seen))
+    if out is not None:
+        console.print(f"\nPicture: {escape(str(out))}", highlight=False)
 
 
 @contextmanager

@@ -184,10 +184,52 @@ def test_explain_suggests_a_name(polyak_):
     assert "adamw" in result.stderr.lower()
 
 
+def test_schedule_draws_and_prints_values(polyak_):
+    result = polyak_("schedule", "warmup(500) | cosine(10_000)", "--lr", "3e-4")
+    assert result.exit_code == 0
+    assert result.output.startswith("warmup(500) | cosine(10000)\n")
+    assert "3e-4 │" in result.output
+    words = [line.split() for line in result.output.splitlines()]
+    assert words[words.index(["step", "lr"]) :][:7] == [
+        ["step", "lr"],
+        ["0", "6e-07"],
+        ["499", "0.0003"],
+        ["2625", "0.0002678"],
+        ["5250", "0.0001618"],
+        ["7875", "4.818e-05"],
+        ["10500", "0"],
+    ]
+
+
+def test_schedule_writes_the_picture_too(polyak_, tmp_path):
+    result = polyak_("schedule", "step(30)", "--steps", "90", "--out", "step.svg")
+    assert result.exit_code == 0
+    assert "Picture: step.svg" in result.output
+    assert "<svg" in (tmp_path / "step.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosin(100)",), "'cosin'. Did you mean 'cosine'?"),
+        (("cosine(-1)",), "Invalid steps: -1 (cosine needs steps > 0)"),
+        (("step(30)",), "step(30) does not say when it ends: give the number of steps"),
+        (("cosine(9)", "--out", "a.doc"), "no picture can be written as 'a.doc'"),
+        (("absolute(cosine(9))", "--lr", "1"), "gives the values themselves"),
+    ],
+)
+def test_schedule_tells_a_mistake_without_a_traceback(polyak_, arguments, message):
+    result = polyak_("schedule", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+
+
 def test_python_m_polyak_is_the_command_line():
     command = [sys.executable, "-m", "polyak", "--help"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert all(name in output for name in ("race", "list", "explain"))
+    assert all(name in output for name in ("race", "list", "explain", "schedule"))
 
 
 def test_the_library_imports_nothing_of_the_command_line():

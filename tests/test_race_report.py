@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from polyak.pictures import style
 from polyak.race import (
     Evaluation,
     Lap,
@@ -174,10 +175,10 @@ def test_the_curve_is_an_unbiased_exponential_mean():
 
 
 def test_labels_keep_apart_and_move_as_little_as_may_be():
-    gap = picture.LABEL_GAP
-    assert picture._apart([0.2, 0.8]) == pytest.approx([0.2, 0.8])
-    assert picture._apart([0.5, 0.5]) == pytest.approx([0.5 - gap / 2, 0.5 + gap / 2])
-    assert picture._apart([0.5, -1.0, 0.0]) == pytest.approx([0.5, 0, gap])
+    gap = style.LABEL_GAP
+    assert style.apart([0.2, 0.8]) == pytest.approx([0.2, 0.8])
+    assert style.apart([0.5, 0.5]) == pytest.approx([0.5 - gap / 2, 0.5 + gap / 2])
+    assert style.apart([0.5, -1.0, 0.0]) == pytest.approx([0.5, 0, gap])
 
 
 @pytest.mark.parametrize(

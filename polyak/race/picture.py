@@ -6,33 +6,29 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from ..pictures.style import (
+    COLOURS,
+    GREY,
+    INK,
+    LABEL_GAP,
+    apart,
+    dress,
+    unwritable,
+    write,
+)
 from .errors import RaceError
 from .run import Results
 from .standings import Standing, podium, rank
 
-# Ten hues that stay apart on white, to the colour-blind as well.
-COLOURS = (
-    "#0072b2", "#d55e00", "#009e73", "#c2569b", "#dd9a00",
-    "#46a5dc", "#6f4fa8", "#9c5a2c", "#8a8f00", "#7a7a7a",
-)  # fmt: skip
-INK, GREY, GRID = "#222222", "#767676", "#e6e6e6"
-LABEL_GAP = 0.06  # from label to label, in heights of the axes
-
 
 def check_path(path: Path) -> None:
     """Refuse before the race what could not be written after it."""
-    if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise RaceError(
-            f"no picture can be written as {str(path)!r}: end its name in .png, .svg "
-            "or .pdf"
-        )
-    if not path.parent.is_dir():
-        raise RaceError(f"there is no directory {str(path.parent)!r} for the picture")
+    if reason := unwritable(path):
+        raise RaceError(reason)
 
 
 def draw(results: Results, path: Path) -> None:
@@ -91,17 +87,13 @@ def _dress(axes: Axes, results: Results, memory: int) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(x=0)
-    axes.grid(color=GRID, lw=0.8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GREY)
-    axes.tick_params(which="both", length=0, labelcolor=GREY, labelsize=9)
+    dress(axes)
     axes.set_xlabel("step", color=GREY)
     mean = f", exponential mean over {memory} steps" if memory > 1 else ""
     bands = f" Bands span {len(results.seeds)} seeds." if len(results.seeds) > 1 else ""
     subtitle = f"Training loss{mean}. Each optimizer at its best learning rate."
-    _write(axes, 0, 1.06, subtitle + bands, GREY, size=10)
-    _write(axes, 0, 1.14, f"Race on {results.task.name}", INK, size=15, weight="bold")
+    write(axes, 0, 1.06, subtitle + bands, GREY, size=10)
+    write(axes, 0, 1.14, f"Race on {results.task.name}", INK, size=15, weight="bold")
 
 
 def _label(
@@ -112,7 +104,7 @@ def _label(
 ) -> None:
     """Beside the end of each curve, in its colour: test accuracy, name and rate."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    heights = _apart([float(to_axes.transform(end)[1]) for end in ends])
+    heights = apart([float(to_axes.transform(end)[1]) for end in ends])
     for row, end, height in zip(rows, ends, heights, strict=True):
         colour = colours[row.contender.name]
         weight = "bold" if row.place == 1 else "normal"
@@ -127,37 +119,5 @@ def _label(
             arrowprops={"arrowstyle": "-", "color": colour, "relpos": (0, 0.5)},
         )
         name = f"{row.contender.name}, lr {row.contender.lr:g}"
-        _write(axes, 1.18, height, name, colour, size=10, weight=weight)
-    _write(axes, 1.06, max(heights) + LABEL_GAP, "test accuracy", GREY, size=9)
-
-
-def _write(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    colour: str,
-    *,
-    size: float,
-    weight: str = "normal",
-) -> None:
-    style = {"color": colour, "size": size, "weight": weight, "va": "center"}
-    axes.text(x, y, text, style, transform=axes.transAxes)
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """The nearest heights that keep labels apart: an isotonic regression."""
-    order = np.argsort(heights)
-    blocks: list[tuple[float, int]] = []  # (mean, size) of labels that touch
-    for above, index in enumerate(order):
-        mean, size = heights[index] - above * LABEL_GAP, 1
-        while blocks and blocks[-1][0] > mean:
-            other, count = blocks.pop()
-            mean = (mean * size + other * count) / (size + count)
-            size += count
-        blocks.append((mean, size))
-    levels = [mean for mean, size in blocks for _ in range(size)]
-    result = np.empty(len(heights))
-    result[order] = np.clip(levels, 0, 1 - len(heights) * LABEL_GAP)
-    result[order] += np.arange(len(heights)) * LABEL_GAP
-    return [float(height) for height in result]
+        write(axes, 1.18, height, name, colour, size=10, weight=weight)
+    write(axes, 1.06, max(heights) + LABEL_GAP, "test accuracy", GREY, size=9)
