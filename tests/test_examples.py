@@ -1,6 +1,7 @@
 """The examples run, and find what is known to be there."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 import torch
 
 import polyak
-from examples import closure, own_optimizer, polynomial_sine
+from examples import (
+    closure,
+    killed_and_resumed,
+    own_optimizer,
+    polynomial_sine,
+    schedule_gallery,
+    warmup_then_plateau,
+)
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
@@ -84,3 +92,77 @@ def test_own_optimizer_does_the_steps_that_one_does_by_hand():
         [0.19, 0.01, -0.1], rel=1e-5
     )
     assert [served.engine for served in polyak.explain(optimizer).served] == ["cpu"]
+
+
+def test_the_gallery_shows_every_schedule(tmp_path):
+    path = tmp_path / "gallery.png"
+    figure = schedule_gallery.main(path)
+    curves = {axes.get_title(): axes.lines[0].get_ydata() for axes in figure.axes}
+    not_drawn = [
+        name
+        for name in polyak.schedules.__all__
+        if not any(re.search(rf"\b{name}\(", title) for title in curves)
+    ]
+
+    assert not_drawn == ["Schedule", "absolute", "parse"]
+    assert curves["step(30, 0.5)"][[0, 29, 30, 119]].tolist() == [1, 1, 0.5, 0.125]
+    assert len(curves) == 21
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_head_and_base_follow_schedules_of_their_own():
+    pytest.importorskip("sklearn")
+    from examples import multiplicative_head_and_base
+
+    history = multiplicative_head_and_base.main(epochs=12, seed=1)
+    base_rates, head_rates, accuracies = zip(*history, strict=True)
+
+    thawed = [1e-4 * 2**epoch for epoch in range(6)]
+    settled = [thawed[-1] * 0.75**epoch for epoch in range(1, 7)]
+    assert base_rates == pytest.approx(thawed + settled)
+    assert head_rates == pytest.approx([1e-2 * 0.75**epoch for epoch in range(12)])
+    assert accuracies[-1] > 0.92 > accuracies[0]
+    assert multiplicative_head_and_base.main(epochs=12, seed=1) == history
+
+
+def test_the_plateau_begins_where_the_warmup_ends():
+    rates, losses = zip(*warmup_then_plateau.main(), strict=True)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    alone = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.3, patience=2
+    )
+    expected = [0.1]
+    # The loss of epoch 4 ends the warm-up: the plateau sees the next one first.
+    for loss in losses[5:-1]:
+        alone.step(loss)
+        expected += alone.get_last_lr()
+
+    assert rates[:6] == pytest.approx([0.01, 0.028, 0.046, 0.064, 0.082, 0.1])
+    assert rates[5:] == pytest.approx(expected)
+    assert len(set(rates[5:])) >= 4
+    assert min(losses) < 1.02 < 1.2 < losses[5]
+
+
+def test_a_killed_run_is_resumed_bit_for_bit_in_every_order(capsys):
+    same = killed_and_resumed.main()
+
+    assert same == dict.fromkeys(killed_and_resumed.ORDERS, [True] * 3)
+    assert "exit code -9 in step 63; 60 steps are kept" in capsys.readouterr().out
+
+
+def test_the_rates_of_the_killed_run_are_warmup_restarts_and_drop():
+    _, rates, weights = killed_and_resumed.train()
+
+    def rate(k):
+        if k < 10:
+            factor = 0.1 + 0.9 * k / 10
+        else:
+            since, period = (k - 10, 15) if k < 25 else (k - 25, 30)
+            since, period = (k - 55, 60) if k >= 55 else (since, period)
+            factor = (1 + math.cos(math.pi * since / period)) / 2
+        return 0.1 * factor * 0.3 ** ((k >= 50) + (k >= 80))
+
+    assert rates == pytest.approx([rate(k) for k in range(100)])
+    assert weights.tolist() == pytest.approx(
+        torch.linspace(-1, 1, 10).tolist(), abs=0.1
+    )
