@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,15 @@ def test_code_runs(index: int) -> None:
     exec(compile(PYTHON[index], f"README, block {index}", "exec"), {})
 
 
-def test_printed_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the README says is printed is what is printed."""
-    shown = [text for language, text in BLOCKS if language == "text"]
-    exec(PYTHON[1], {"__name__": "readme"})
-    assert shown == [capsys.readouterr().out]
+PRINTED = [
+    (before[1], text)
+    for before, (language, text) in pairwise(BLOCKS)
+    if language == "text"
+]
+
+
+@pytest.mark.parametrize(("code", "text"), PRINTED)
+def test_printed_text(code: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README says is printed is what the block before it prints."""
+    exec(code, {"__name__": "readme"})
+    assert capsys.readouterr().out == text

@@ -15,7 +15,7 @@ from ..slot import Group
 from .attachment import check_optimizer, release
 from .composable import ComposableLR
 from .foreign import Foreign, member
-from .rates import Rate
+from .rates import Rate, base_rates
 from .scheduler import Hyperparams, StateDict
 
 __all__ = ["ChainedScheduler", "SequentialLR"]
@@ -247,9 +247,14 @@ class ChainedScheduler(_CompositeLR, torch_lr.ChainedScheduler):
         check_optimizer(self, optimizer)
         self._schedulers = schedulers
         parts = self._members
-        initial = [group["initial_lr"] for group in optimizer.param_groups]
         columns = (part.base_lrs for part in parts)
-        base_lrs = list(map(_begins, initial, zip(*columns, strict=True)))
+        base_lrs = list(
+            map(
+                _begins,
+                base_rates(optimizer.param_groups),
+                zip(*columns, strict=True),
+            )
+        )
         self._adopt(optimizer, parts[0].last_epoch - 1, verbose, base_lrs)
 
     def value_at(self, step: int) -> list[Rate]:

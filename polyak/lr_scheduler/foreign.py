@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as torch_lr
 
 from ..slot import Group
 from .composable import ComposableLR
-from .rates import Rate, copied, put, read
+from .rates import Rate, base_rates, copied, put, read
 from .scheduler import LRScheduler
 
 __all__ = ["Foreign", "member"]
@@ -48,7 +48,7 @@ class Foreign:
     def base_lrs(self) -> list[Rate]:
         """What the scheduler's factors are factors of."""
         own = getattr(self.scheduler, "base_lrs", None)
-        return [g["initial_lr"] for g in self._groups] if own is None else list(own)
+        return base_rates(self._groups) if own is None else list(own)
 
     @property
     def last_epoch(self) -> int:

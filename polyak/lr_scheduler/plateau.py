@@ -11,7 +11,7 @@ from ..bounds import at_least
 from ..slot import Group
 from .attachment import attach, check_optimizer, steps_done
 from .composable import ComposableLR
-from .rates import Rate, copied, read
+from .rates import Rate, base_rates, copied, read
 
 __all__ = ["ReduceLROnPlateau"]
 
@@ -113,7 +113,7 @@ class ReduceLROnPlateau(ComposableLR, torch_lr.ReduceLROnPlateau):
         self._known_groups = list(groups)
         self._steps_seen = steps_done(optimizer)
         found = read(groups)
-        self.base_lrs = copied(group.get("initial_lr", group["lr"]) for group in groups)
+        self.base_lrs = base_rates(groups)
         self._reduced = list(self.base_lrs)
         self._own = self._last_lr = self.base_lrs
         self._note_moves(found)

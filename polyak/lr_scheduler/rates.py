@@ -17,6 +17,7 @@ __all__ = [
     "Rate",
     "across",
     "are_floats",
+    "base_rates",
     "copied",
     "for_groups",
     "like",
@@ -39,6 +40,11 @@ _MANY = 32  # groups from which numpy is faster than a loop
 def read(groups: Iterable[Group]) -> list[Rate]:
     """The rates of the groups: the objects themselves."""
     return list(map(_rate_of, groups))
+
+
+def base_rates(groups: Iterable[Group]) -> list[Rate]:
+    """What the schedules of the groups start from: their rates, if no key says it."""
+    return copied(group.get("initial_lr", group["lr"]) for group in groups)
 
 
 def are_floats(values: Iterable[Rate]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..schedules._checks import whole
 from ..slot import Group
 from .attachment import attach, check_optimizer, steps_done, warn_if_early
-from .rates import Rate, copied, like, put, read, restored_on_error
+from .rates import Rate, base_rates, copied, like, put, read, restored_on_error
 
 __all__ = ["EPOCH_DEPRECATION_WARNING", "LRScheduler", "_LRScheduler"]
 
@@ -102,7 +102,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         whole(-1)(type(self).__name__, "last_epoch", last_epoch)
         groups = optimizer.param_groups
         if base_lrs is None:
-            base_lrs = [group.get("initial_lr", group["lr"]) for group in groups]
+            base_lrs = base_rates(groups)
         self.optimizer = optimizer
         self.verbose = verbose is True
         self._get_lr_called_within_step = False
@@ -280,7 +280,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
     def _new_entry(self, name: str, values: list[Any], group: Group) -> Any:
         """What a list has for a group that came in mid-run."""
         if name == "base_lrs":
-            return copied([group.get("initial_lr", group["lr"])])[0]
+            return base_rates([group])[0]
         if name == "_last_lr":
             return copied([group["lr"]])[0]
         if values and all(value == values[0] for value in values):
