@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import fresh, markdown, report, team
+from . import fresh, markdown, report, schedules, team
 from .cases import CASES
 from .contenders import Contender, contenders
 from .machine import facts, thread_counts
@@ -59,6 +59,7 @@ def everything(
         _memory(),
         _startup(),
         _team(max(counts), scale),
+        _schedules(scale),
         report.step_section(results),
     ]
     markdown.rewrite(out, "\n\n".join(sections))
@@ -113,6 +114,12 @@ def team_command(
     print(_team(threads, scale))
 
 
+@app.command("schedules")
+def schedules_command(scale: Scale = 1.0) -> None:
+    """Schedulers' steps against torch's, and schedules at a million steps."""
+    print(_schedules(scale))
+
+
 def _chosen(names: list[str] | None) -> list[Contender]:
     try:
         return contenders(tuple(names or ()))
@@ -146,6 +153,12 @@ def _team(threads: int, scale: float) -> str:
         return "## One thread or a team\n\nMeasured with two threads or more only."
     sizes = team.sizes(threads, seconds=0.25 * scale)
     return report.team_section(threads, sizes, team.grains(threads, seconds=2 * scale))
+
+
+def _schedules(scale: float) -> str:
+    return report.schedules_section(
+        schedules.stepped(seconds=0.3 * scale), schedules.curves(seconds=0.5 * scale)
+    )
 
 
 def _tell(result: Result) -> None:

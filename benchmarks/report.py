@@ -7,6 +7,7 @@ from itertools import groupby
 
 from .fresh import First, Memory
 from .markdown import NONE, number, table, times, times_faster
+from .schedules import Curve, Stepped
 from .step import BANDWIDTH, ONE_GROUP, POLYAK, Result
 from .team import Grain, Size
 
@@ -14,6 +15,7 @@ __all__ = [
     "bandwidth_section",
     "glance_section",
     "memory_section",
+    "schedules_section",
     "startup_section",
     "step_section",
     "team_section",
@@ -183,3 +185,38 @@ def team_section(threads: int, sizes: Iterable[Size], grains: Iterable[Grain]) -
             table(grain_headers, grain_rows),
         ]
     )
+
+
+def schedules_section(stepped: Iterable[Stepped], curves: Iterable[Curve]) -> str:
+    """The steps of schedulers, and the values of schedules."""
+    parts = ["## Schedules"]
+    for groups, found in groupby(stepped, key=lambda result: result.groups):
+        count = "1 group" if groups == 1 else f"{groups} groups"
+        headers = ["scheduler", "torch, µs", "polyak, µs"]
+        headers += ["ratio of minima", "of medians"]
+        rows = [
+            [
+                f"`{result.scheduler}`",
+                times(result.torch, "µs"),
+                times(result.polyak, "µs"),
+                times_faster(result.torch.minimum / result.polyak.minimum),
+                times_faster(result.torch.median / result.polyak.median),
+            ]
+            for result in found
+        ]
+        parts.append(f"### `scheduler.step()`, {count}")
+        parts.append(table(headers, rows))
+    for steps, drawn in groupby(curves, key=lambda curve: curve.steps):
+        headers = ["schedule", "in turn, ms", "at once, ms", "ratio of minima"]
+        rows = [
+            [
+                f"`{curve.schedule}`".replace("|", r"\|"),
+                number(1e3 * curve.all_in_turn),
+                times(curve.at_once, "ms"),
+                times_faster(curve.all_in_turn / curve.at_once.minimum),
+            ]
+            for curve in drawn
+        ]
+        parts.append(f"### `schedule.value_at`, {steps:,} steps")
+        parts.append(table(headers, rows))
+    return "\n\n".join(parts)

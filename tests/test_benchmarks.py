@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, at tiny sizes: no time is asserted here."""
 
+from functools import partial
 from math import prod
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import fresh, markdown, report, team, timing
+from benchmarks import fresh, markdown, report, schedules, team, timing
 from benchmarks.cases import CASES, LARGE, Case, Tensors, resnet50
 from benchmarks.contenders import Contender, contenders, torch_implementations
 from benchmarks.step import BANDWIDTH, ONE_GROUP, POLYAK, measure
@@ -334,6 +335,10 @@ def tiny(monkeypatch):
     cases = {case.name: case for case in (PLAIN, GROUPS, NETWORK, LONG)}
     monkeypatch.setattr(command, "CASES", cases)
     monkeypatch.setattr(command, "contenders", lambda names=(): [Contender("SGD")])
+    stepped, curves = schedules.stepped, schedules.curves
+    scheduler = "StepLR(optimizer, 2)"
+    monkeypatch.setattr(schedules, "stepped", partial(stepped, (3,), [scheduler]))
+    monkeypatch.setattr(schedules, "curves", partial(curves, ["cosine(9)"], 9))
     memory = fresh.Memory("SGD", "polyak", 4, 0, 8)
     monkeypatch.setattr(fresh, "memory", lambda names: [memory])
     first = fresh.First("polyak", 0.001, 0.1, 0.0001)
@@ -357,6 +362,8 @@ def test_everything_goes_into_the_report(tmp_path):
     assert "| polyak | 1.00 | 100 | 0.100 |" in text
     assert "| polyak, after torch | 20.0 |" in text
     assert "Measured with two threads or more only." in text
+    assert "### `scheduler.step()`, 3 groups" in text
+    assert "### `schedule.value_at`, 9 steps" in text
 
 
 @pytest.mark.usefixtures("tiny")
@@ -367,6 +374,7 @@ def test_everything_goes_into_the_report(tmp_path):
         (("bandwidth", "--threads", 1), "| SGD | 1 | 12 |"),
         (("memory",), "| SGD | polyak |"),
         (("startup",), "| polyak, after torch |"),
+        (("schedules",), "| `StepLR(optimizer, 2)` |"),
     ],
 )
 def test_parts_are_printed(arguments, shown, monkeypatch):
