@@ -295,6 +295,11 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def state_dict(self) -> StateDict:
         """Everything but the optimizer: progress, arguments, and the groups' rates."""
+        before = self._snapshot()
+        try:
+            self._follow_groups()
+        except ValueError:  # a new group lacks what is its own: the next step tells
+            self._revert(before)
         state = {k: kept(v) for k, v in vars(self).items() if k not in self._transient}
         state["_group_lrs"] = copied(read(self.optimizer.param_groups))
         state["_class"] = self._kind()
