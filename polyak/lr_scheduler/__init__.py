@@ -6,6 +6,11 @@ But each is a function of the step: ``scheduler.value_at(k)`` tells the rates of
 step, loading works in any order, and a run that was resumed has the rates of one that
 was not, bit for bit.
 
+A rate that the user or another scheduler has set is respected by those schedulers that
+torch calls chainable: from there on they move it in proportion. An argument that is
+changed in a scheduler (``scheduler.gamma = 0.5``) counts from the beginning, as if it
+had been built with it.
+
 >>> optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
 >>> scheduler = StepLR(optimizer, step_size=2, gamma=0.5)
 >>> [scheduler.value_at(k)[0] for k in range(5)]

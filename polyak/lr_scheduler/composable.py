@@ -130,8 +130,11 @@ class ComposableLR(LRScheduler):
                 continue
             if stale is not None and not moved_on(rate, stale[index]):
                 continue
-            moves = list(self._moves or [1.0] * len(found))
             floor = self._floor
+            if float(self.base_lrs[index]) == floor:  # of which nothing is a part
+                self._start_from({index: rate})
+                continue
+            moves = list(self._moves or [1.0] * len(found))
             if float(own) != floor:
                 moves[index] = (float(rate) - floor) / (float(own) - floor)
             self._moves = moves
@@ -197,29 +200,23 @@ class ComposableLR(LRScheduler):
         self._marks = None
 
     def _settle(self, new: list[int]) -> None:
-        if not self.chainable:
-            return
-        groups = self.optimizer.param_groups
+        if self.chainable:
+            groups = self.optimizer.param_groups
+            unsaid = (i for i in new if "initial_lr" not in groups[i])
+            self._start_from({index: groups[index]["lr"] for index in unsaid})
+
+    def _start_from(self, rates: dict[int, Rate]) -> None:
+        """Give some groups the bases from which the schedule leads to these rates."""
+        self._rebase({index: copied([rate])[0] for index, rate in rates.items()})
+        own, floor = self._own_rates(), self._floor
         self._rebase(
             {
-                index: self._base_of(self._own[index], groups[index]["lr"])
-                for index in new
-                if "initial_lr" not in groups[index]
+                index: floor + (rate - floor) * ((rate - floor) / (own[index] - floor))
+                for index, rate in rates.items()
+                if own[index] is not None and float(own[index]) != floor
             }
         )
         self._own = self._own_rates()
-
-    def _base_of(self, own: Rate, rate: Rate) -> Rate:
-        """The base rate of a new group: that from which the schedule leads to its rate.
-
-        Args:
-            own: what the schedule makes of the rate as a base.
-            rate: the group's rate.
-        """
-        floor = self._floor
-        if own is None or float(own) == floor:
-            return copied([rate])[0]
-        return floor + (rate - floor) * ((rate - floor) / (own - floor))
 
     def _rebase(self, bases: dict[int, Rate]) -> None:
         """Give some groups other base rates."""
