@@ -55,9 +55,8 @@ class ComposableLR(LRScheduler):
         """Go to the step at which the scheduler is built."""
         self._place(step)
 
-    @property
-    def _floor(self) -> float:
-        """What a rate is moved towards by the schedule, and away from."""
+    def _floor(self, index: int) -> float:
+        """What a group's rate is moved towards by the schedule, and away from."""
         return 0.0
 
     # The step
@@ -130,7 +129,7 @@ class ComposableLR(LRScheduler):
                 continue
             if stale is not None and not moved_on(rate, stale[index]):
                 continue
-            floor = self._floor
+            floor = self._floor(index)
             if float(self.base_lrs[index]) == floor:  # of which nothing is a part
                 self._start_from({index: rate})
                 continue
@@ -145,15 +144,20 @@ class ComposableLR(LRScheduler):
         """The rates to set: the scheduler's own, as far off as the groups' were."""
         if self._moves is None:
             return own
-        floor = self._floor
-        return [
-            rate
-            if o is not None and new is not None and float(new) == float(o)
-            else (new if move == 1.0 or new is None else floor + (new - floor) * move)
-            for new, o, move, rate in zip(
-                own, old or [None] * len(own), self._moves, found, strict=True
-            )
-        ]
+        before = old or [None] * len(own)
+        rows = zip(own, before, self._moves, found, strict=True)
+        return [self._rate(index, *row) for index, row in enumerate(rows)]
+
+    def _rate(
+        self, index: int, own: Rate, before: Rate, move: float, found: Rate
+    ) -> Rate:
+        """One group's rate: what it has, where its schedule stands still."""
+        if own is None:
+            return None
+        if before is not None and float(own) == float(before):
+            return found
+        floor = self._floor(index)
+        return own if move == 1.0 else floor + (own - floor) * move
 
     def _set(self, groups: list[Group], rates: list[Rate], found: list[Rate]) -> None:
         if are_floats(found) and self._are_floats(rates):
@@ -208,14 +212,13 @@ class ComposableLR(LRScheduler):
     def _start_from(self, rates: dict[int, Rate]) -> None:
         """Give some groups the bases from which the schedule leads to these rates."""
         self._rebase({index: copied([rate])[0] for index, rate in rates.items()})
-        own, floor = self._own_rates(), self._floor
-        self._rebase(
-            {
-                index: floor + (rate - floor) * ((rate - floor) / (own[index] - floor))
-                for index, rate in rates.items()
-                if own[index] is not None and float(own[index]) != floor
-            }
-        )
+        own, bases = self._own_rates(), {}
+        for index, rate in rates.items():
+            floor = self._floor(index)
+            if own[index] is not None and float(own[index]) != floor:
+                reach = rate - floor
+                bases[index] = floor + reach * (reach / (own[index] - floor))
+        self._rebase(bases)
         self._own = self._own_rates()
 
     def _rebase(self, bases: dict[int, Rate]) -> None:

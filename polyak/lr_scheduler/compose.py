@@ -202,9 +202,8 @@ class SequentialLR(_CompositeLR, torch_lr.SequentialLR):
         """Whether the member whose turn it is moves the rates that it finds."""
         return self._active(self.last_epoch)[0].chainable
 
-    @property
-    def _floor(self) -> float:
-        return self._active(self.last_epoch)[0]._floor
+    def _floor(self, index: int) -> float:
+        return self._active(self.last_epoch)[0]._floor(index)
 
 
 class ChainedScheduler(_CompositeLR, torch_lr.ChainedScheduler):

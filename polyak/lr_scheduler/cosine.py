@@ -26,8 +26,7 @@ class _CosineLR(ScheduleLR[S]):
         low, factor = self.eta_min, self.schedule.value_at(step)
         return [low + (base - low) * factor for base in self.base_lrs]
 
-    @property
-    def _floor(self) -> float:
+    def _floor(self, index: int) -> float:
         return self.eta_min
 
 

@@ -34,10 +34,12 @@ class Foreign:
     """A scheduler that is known by its public methods alone."""
 
     chainable = True
-    _floor = 0.0
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
+
+    def _floor(self, index: int) -> float:
+        return 0.0
 
     @property
     def _groups(self) -> list[Group]:
