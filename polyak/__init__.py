@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from . import lr_scheduler, schedules
+from . import lr_scheduler, schedules, swa_utils
 from .engine.graph import RuleError
 from .engine.trace import leaf
 from .explain import Explanation, explain
@@ -46,6 +46,7 @@ __all__ = [
     "register_optimizer_step_pre_hook",
     "required",
     "schedules",
+    "swa_utils",
     *all_optimizers(),
 ]
 
