@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import fresh, markdown, report, schedules, team
+from . import averages, fresh, markdown, report, schedules, team
 from .cases import CASES
 from .contenders import Contender, contenders
 from .machine import facts, thread_counts
@@ -60,6 +60,7 @@ def everything(
         _startup(),
         _team(max(counts), scale),
         _schedules(scale),
+        _averages(counts, scale),
         report.step_section(results),
     ]
     markdown.rewrite(out, "\n\n".join(sections))
@@ -120,6 +121,12 @@ def schedules_command(scale: Scale = 1.0) -> None:
     print(_schedules(scale))
 
 
+@app.command("averages")
+def averages_command(threads: Threads = None, scale: Scale = 1.0) -> None:
+    """Averages of weights against torch's."""
+    print(_averages(tuple(threads or thread_counts()), scale))
+
+
 def _chosen(names: list[str] | None) -> list[Contender]:
     try:
         return contenders(tuple(names or ()))
@@ -159,6 +166,10 @@ def _schedules(scale: float) -> str:
     return report.schedules_section(
         schedules.stepped(seconds=0.3 * scale), schedules.curves(seconds=0.5 * scale)
     )
+
+
+def _averages(threads: tuple[int, ...], scale: float) -> str:
+    return report.averages_section(averages.averaged(threads, seconds=scale))
 
 
 def _tell(result: Result) -> None:

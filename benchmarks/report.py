@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from .averages import Averaged
 from .fresh import First, Memory
 from .markdown import NONE, number, table, times, times_faster
 from .schedules import Curve, Stepped
@@ -12,6 +13,7 @@ from .step import BANDWIDTH, ONE_GROUP, POLYAK, Result
 from .team import Grain, Size
 
 __all__ = [
+    "averages_section",
     "bandwidth_section",
     "glance_section",
     "memory_section",
@@ -185,6 +187,29 @@ def team_section(threads: int, sizes: Iterable[Size], grains: Iterable[Grain]) -
             table(grain_headers, grain_rows),
         ]
     )
+
+
+def averages_section(results: Iterable[Averaged]) -> str:
+    """An update of an exponential moving average."""
+    headers = ["weights", "threads", "`multi_avg_fn`, µs", "`WeightAverage`, µs"]
+    headers += ["ratio", "torch's `AveragedModel`, µs", "polyak's, µs", "ratio"]
+    headers += ["GB/s", "`mul_`, GB/s"]
+    rows = [
+        [
+            result.case.title,
+            str(result.threads),
+            times(result.pass_torch, "µs"),
+            times(result.pass_polyak, "µs"),
+            times_faster(result.pass_torch.minimum / result.pass_polyak.minimum),
+            times(result.model_torch, "µs"),
+            times(result.model_polyak, "µs"),
+            times_faster(result.model_torch.minimum / result.model_polyak.minimum),
+            number(1e-9 * result.moved),
+            number(1e-9 * result.bandwidth),
+        ]
+        for result in results
+    ]
+    return f"## Averages of weights\n\n{table(headers, rows)}"
 
 
 def schedules_section(stepped: Iterable[Stepped], curves: Iterable[Curve]) -> str:

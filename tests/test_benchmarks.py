@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import fresh, markdown, report, schedules, team, timing
+from benchmarks import averages, fresh, markdown, report, schedules, team, timing
 from benchmarks.cases import CASES, LARGE, Case, Tensors, resnet50
 from benchmarks.contenders import Contender, contenders, torch_implementations
 from benchmarks.step import BANDWIDTH, ONE_GROUP, POLYAK, measure
@@ -339,6 +339,8 @@ def tiny(monkeypatch):
     scheduler = "StepLR(optimizer, 2)"
     monkeypatch.setattr(schedules, "stepped", partial(stepped, (3,), [scheduler]))
     monkeypatch.setattr(schedules, "curves", partial(curves, ["cosine(9)"], 9))
+    averaged, case = averages.averaged, averages.Case("Three of 5", 3, 5)
+    monkeypatch.setattr(averages, "averaged", partial(averaged, cases=[case]))
     memory = fresh.Memory("SGD", "polyak", 4, 0, 8)
     monkeypatch.setattr(fresh, "memory", lambda names: [memory])
     first = fresh.First("polyak", 0.001, 0.1, 0.0001)
@@ -363,6 +365,7 @@ def test_everything_goes_into_the_report(tmp_path):
     assert "| polyak, after torch | 20.0 |" in text
     assert "Measured with two threads or more only." in text
     assert "### `scheduler.step()`, 3 groups" in text
+    assert "| Three of 5 | 1 |" in text
     assert "### `schedule.value_at`, 9 steps" in text
 
 
@@ -375,6 +378,7 @@ def test_everything_goes_into_the_report(tmp_path):
         (("memory",), "| SGD | polyak |"),
         (("startup",), "| polyak, after torch |"),
         (("schedules",), "| `StepLR(optimizer, 2)` |"),
+        (("averages", "--threads", 1), "| Three of 5 | 1 |"),
     ],
 )
 def test_parts_are_printed(arguments, shown, monkeypatch):

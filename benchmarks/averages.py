@@ -1,0 +1,113 @@
+"""Averages of weights against torch's: the pass alone, and a whole averaged model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import swa_utils as torch_swa
+
+from polyak import swa_utils
+
+from .timing import Side, Times, interleave, quiet
+
+__all__ = ["CASES", "Averaged", "Case", "averaged"]
+
+DECAY = 0.999
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many tensors of one length."""
+
+    title: str
+    count: int
+    length: int
+    dtype: torch.dtype = torch.float32
+
+    def weights(self) -> list[nn.Parameter]:
+        """New weights."""
+        return [
+            nn.Parameter(torch.randn(self.length, dtype=self.dtype))
+            for _ in range(self.count)
+        ]
+
+
+CASES = (
+    Case("200 tensors of 64", 200, 64),
+    Case("1000 tensors of 1024", 1000, 1024),
+    Case("161 tensors of 155,000", 161, 155_000),
+    Case("161 tensors of 155,000, bfloat16", 161, 155_000, torch.bfloat16),
+)
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """An update of an exponential moving average.
+
+    Attributes:
+        pass_torch: torch's ``multi_avg_fn`` on lists of tensors.
+        pass_polyak: ``WeightAverage.update``.
+        model_torch: ``AveragedModel.update_parameters``, torch's.
+        model_polyak: the same, polyak's.
+        multiply: ``x.mul_(c)`` on one tensor of all the numbers.
+    """
+
+    case: Case
+    threads: int
+    pass_torch: Times
+    pass_polyak: Times
+    model_torch: Times
+    model_polyak: Times
+    multiply: Times
+
+    @property
+    def moved(self) -> float:
+        """Bytes a second that polyak's pass reads and writes."""
+        size = self.case.dtype.itemsize
+        # The weights are read, the average is read and written; in float32, if less.
+        numbers = self.case.count * self.case.length
+        return numbers * (size + 2 * max(size, 4)) / self.pass_polyak.minimum
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second that ``mul_`` reads and writes."""
+        numbers = self.case.count * self.case.length
+        return 2 * numbers * self.case.dtype.itemsize / self.multiply.minimum
+
+
+def averaged(
+    threads: Sequence[int], cases: Sequence[Case] = CASES, *, seconds: float = 1.0
+) -> Iterator[Averaged]:
+    """An update of each case's averages, with each number of threads."""
+    for case in cases:
+        for count in threads:
+            with quiet(count):
+                times = interleave(_sides(case), seconds)
+            yield Averaged(case, count, *times.values())
+
+
+def _sides(case: Case) -> dict[str, Side]:
+    weights = case.weights()
+    model = nn.Module()
+    model.weights = nn.ParameterList(weights)
+    average = swa_utils.WeightAverage(weights, DECAY)
+    average.update()
+    ema = torch_swa.get_ema_multi_avg_fn(DECAY)
+    current = [weight.detach() for weight in weights]
+    averages: list[Tensor] = [value.clone() for value in current]
+    theirs = torch_swa.AveragedModel(model, multi_avg_fn=ema)
+    fused = swa_utils.get_ema_multi_avg_fn(DECAY)
+    ours = swa_utils.AveragedModel(model, multi_avg_fn=fused)
+    for averaged_model in (theirs, ours):
+        averaged_model.update_parameters(model)
+    numbers = torch.randn(case.count * case.length, dtype=case.dtype)
+    return {
+        "torch's pass": Side(lambda: ema(averages, current, 1)),
+        "polyak's pass": Side(average.update),
+        "torch's model": Side(lambda: theirs.update_parameters(model)),
+        "polyak's model": Side(lambda: ours.update_parameters(model)),
+        "mul_": Side(lambda: numbers.mul_(1.0)),
+    }
