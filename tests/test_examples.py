@@ -166,3 +166,46 @@ def test_the_rates_of_the_killed_run_are_warmup_restarts_and_drop():
     assert weights.tolist() == pytest.approx(
         torch.linspace(-1, 1, 10).tolist(), abs=0.1
     )
+
+
+def test_averages_of_weights_are_better_than_the_last_ones(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    from examples import averaging
+
+    path = tmp_path / "averaging.png"
+    accuracies = averaging.main(path, seeds=[0, 1], epochs=12)
+    plain = accuracies["plain"]
+
+    for average in ("SWA", "EMA"):
+        gains = [a - b for a, b in zip(accuracies[average], plain, strict=True)]
+        assert min(gains) > 0.02
+        assert min(accuracies[average]) > 0.85
+    assert sum(accuracies["SWA"]) > sum(accuracies["SWA without update_bn"])
+    assert re.search(r"EMA .* 2 of 2\n", capsys.readouterr().out)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert averaging.main(seeds=[1], epochs=12) == {
+        name: column[1:] for name, column in accuracies.items()
+    }
+
+
+def test_three_in_ten_of_the_labels_to_average_over_are_wrong():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    from examples import averaging
+
+    torch.manual_seed(0)
+    images, labels, test_images, test_labels = averaging.noisy_digits()
+    all_images, all_labels = load_digits(return_X_y=True)
+    right = {
+        tuple(image): label for image, label in zip(all_images, all_labels, strict=True)
+    }
+
+    def wrong(images, labels):
+        pixels = (images * 16).tolist()
+        pairs = zip(pixels, labels.tolist(), strict=True)
+        return np.mean([right[tuple(image)] != label for image, label in pairs])
+
+    assert wrong(images, labels) == pytest.approx(0.3, abs=0.04)
+    assert wrong(test_images, test_labels) == 0
+    assert len(images) + len(test_images) == len(all_images)
