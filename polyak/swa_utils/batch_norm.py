@@ -74,7 +74,7 @@ def _moved(batch: Any, device: Any) -> Any:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_moved(value, device) for value in batch))
     if isinstance(batch, list | tuple):
-        return [_moved(value, device) for value in batch]
+        return type(batch)(_moved(value, device) for value in batch)
     return batch
 
 

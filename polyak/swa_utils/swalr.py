@@ -67,7 +67,8 @@ class SWALR(ScheduleLR[Schedule], torch_swa.SWALR):
                 "anneal_strategy must be one of 'cos' or 'linear', instead got "
                 f"{anneal_strategy!r} (SWALR)"
             )
-        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+        flag = isinstance(anneal_epochs, bool)
+        if flag or not isinstance(anneal_epochs, int) or anneal_epochs < 0:
             raise ValueError(
                 "anneal_epochs must be equal or greater than 0, got "
                 f"{anneal_epochs!r} (SWALR)"
@@ -112,7 +113,12 @@ class SWALR(ScheduleLR[Schedule], torch_swa.SWALR):
         for group in groups:
             if "swa_lr" not in group:
                 others = [g["swa_lr"] for g in groups if "swa_lr" in g]
-                group["swa_lr"] = self._new_entry("swa_lr", others, group)
+                if any(float(rate) != float(others[0]) for rate in others):
+                    raise ValueError(
+                        "SWALR anneals the groups to different rates, and a new one "
+                        "says none: set its group['swa_lr']"
+                    )
+                group["swa_lr"] = kept(others[0])
         super()._regroup(groups, origins)
 
     def state_dict(self) -> StateDict:
