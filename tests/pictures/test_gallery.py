@@ -30,7 +30,7 @@ def test_the_page_is_what_the_script_writes():
 
 def test_the_pictures_are_those_of_the_page():
     assert [f"{name}.svg" for name, _ in gallery.pictures()] == LINKS
-    assert {path.name for path in gallery.PICTURES.iterdir()} == set(LINKS)
+    assert {path.name for path in gallery.PICTURES.glob("*.svg")} == set(LINKS)
 
 
 def test_the_page_is_markdown():
