@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from operator import mul
 from typing import Any
 
@@ -85,6 +86,13 @@ class _CompositeLR(ComposableLR):
             part._restore(inner, hyperparams)
         state.setdefault("last_epoch", self._members[0].last_epoch)
         super()._restore(state, hyperparams)
+
+    @contextmanager
+    def _taking_back(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self._members:
+                stack.enter_context(part._taking_back())
+            yield
 
     def _snapshot(self) -> Any:
         return super()._snapshot(), [part._snapshot() for part in self._members]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from ..slot import Group
 from .attachment import check_optimizer
 from .composable import ComposableLR
 from .formula import S, ScheduleLR, check_past_end
+from .functions import attributes_restored_on_error, load_attributes
 from .rates import Rate, across, for_groups, restored_on_error
 from .scheduler import Hyperparams, StateDict, kept
 
@@ -206,10 +208,11 @@ class CyclicLR(_CycleLR[schedules.cyclic], torch_lr.CyclicLR):
         return state
 
     def _restore(self, state: StateDict, hyperparams: Hyperparams) -> None:
-        attributes = state.pop("_scale_fn_custom", None)
+        load_attributes([self._scale_fn_custom], [state.pop("_scale_fn_custom", None)])
         super()._restore(state, hyperparams)
-        if attributes is not None:
-            vars(self._scale_fn_custom).update(attributes)
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        return attributes_restored_on_error([self._scale_fn_custom])
 
 
 class OneCycleLR(_CycleLR[schedules.one_cycle], torch_lr.OneCycleLR):
@@ -351,13 +354,16 @@ class OneCycleLR(_CycleLR[schedules.one_cycle], torch_lr.OneCycleLR):
         return across(formula, *([group[key] for group in groups] for key in keys))
 
     def _regroup(self, groups: list[Group], origins: list[int | None]) -> None:
+        self._share_levels(groups)
+        super()._regroup(groups, origins)
+
+    def _share_levels(self, groups: list[Group]) -> None:
         """Give a new group the levels that the others share."""
         for group in groups:
             for key in self._levels[: 5 if self.cycle_momentum else 3]:
                 if key not in group:
                     others = [g[key] for g in groups if key in g]
                     group[key] = self._new_entry(key, others, group)
-        super()._regroup(groups, origins)
 
     def state_dict(self) -> StateDict:
         """Everything but the optimizer: progress, arguments, and the groups' levels."""
@@ -371,11 +377,14 @@ class OneCycleLR(_CycleLR[schedules.one_cycle], torch_lr.OneCycleLR):
     def _restore(self, state: StateDict, hyperparams: Hyperparams) -> None:
         levels = state.pop("_levels", ())
         groups = self.optimizer.param_groups
-        with restored_on_error(groups, self._levels):
-            if hyperparams == "checkpoint":
-                for group, saved in zip(groups, levels, strict=False):
-                    group.update({key: kept(value) for key, value in saved.items()})
-            super()._restore(state, hyperparams)
+        if hyperparams == "checkpoint":
+            for group, saved in zip(groups, levels, strict=False):
+                group.update({key: kept(value) for key, value in saved.items()})
+        self._share_levels(groups)
+        super()._restore(state, hyperparams)
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        return restored_on_error(self.optimizer.param_groups, self._levels)
 
 
 def _total_steps(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch.optim import lr_scheduler as torch_lr
@@ -142,6 +142,9 @@ class Foreign:
 
     def _write_rest(self, groups: list[Group]) -> None:
         return
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _snapshot(self) -> dict[str, Any]:
         return dict(vars(self.scheduler))

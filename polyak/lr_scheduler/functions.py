@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch.optim import lr_scheduler as torch_lr
@@ -72,12 +73,35 @@ class _FunctionsLR(FormulaLR):
                 f"the state dict lacks lr_lambdas, which {type(self).__name__} saves: "
                 "is it of another scheduler? Nothing was loaded."
             )
-        super()._restore(state, hyperparams)
-        for function, attributes in zip(self.lr_lambdas, saved, strict=False):
-            if attributes is not None:
-                vars(function).update(attributes)
         self._walked = None
-        self._own = self._own_rates()
+        load_attributes(self.lr_lambdas, saved)
+        super()._restore(state, hyperparams)
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        return attributes_restored_on_error(self.lr_lambdas)
+
+
+def load_attributes(functions: Iterable[Any], saved: Iterable[Any]) -> None:
+    """Give functions that are objects what was saved of them."""
+    for function, attributes in zip(functions, saved, strict=False):
+        if attributes is not None:
+            vars(function).update(attributes)
+
+
+@contextmanager
+def attributes_restored_on_error(functions: Iterable[Any]) -> Iterator[None]:
+    """Give functions that are objects their attributes back, where the body raises."""
+    kept = [
+        vars(f) for f in functions if isinstance(getattr(f, "__dict__", None), dict)
+    ]
+    before = list(map(dict, kept))
+    try:
+        yield
+    except BaseException:
+        for attributes, old in zip(kept, before, strict=True):
+            attributes.clear()
+            attributes.update(old)
+        raise
 
 
 def _functions(owner: str, given: Any, optimizer: Any) -> list[Factor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from operator import is_
 from typing import Any, ClassVar, Literal
 
@@ -334,20 +335,25 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
                 f"hyperparams must be 'checkpoint' or 'current', got {hyperparams!r}"
             )
         before = self._snapshot()
+        groups = self.optimizer.param_groups
         try:
-            state = dict(state_dict)
-            saved = state.pop("_group_lrs", None)
-            self._restore(state, hyperparams)
-            rates = self._rates_to_load(saved, hyperparams)
+            with self._taking_back():
+                state = dict(state_dict)
+                saved = state.pop("_group_lrs", None)
+                self._restore(state, hyperparams)
+                rates = self._rates_to_load(saved, hyperparams)
         except BaseException:
             self._revert(before)
             raise
-        groups = self.optimizer.param_groups
         for group, rate in zip(groups, rates, strict=True):
             put(group, "lr", rate)
         self._write_rest(groups)
         self._mark_new(groups)
         self._steps_seen = steps_done(self.optimizer)
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        """Undo what a load changes outside the scheduler, where the body raises."""
+        return nullcontext()
 
     def _restore(self, state: StateDict, hyperparams: Hyperparams) -> None:
         owner = type(self).__name__

@@ -27,12 +27,13 @@ class AveragedModel(torch_swa.AveragedModel):
     <https://arxiv.org/abs/1803.05407>`_), by default the mean of the weights at each
     :meth:`update_parameters`; with :func:`get_ema_multi_avg_fn`, their exponential
     moving average (`Polyak and Juditsky, 1992
-    <https://doi.org/10.1137/0330046>`_). All tensors are averaged in one pass.
+    <https://doi.org/10.1137/0330046>`_). On the CPU, all tensors are averaged in one
+    pass.
 
     Weights in half precision, which small steps would never move, are averaged in
     float32, kept in the state dict as ``accumulator.<index>``, unless by a function of
-    yours. Integer buffers, such as
-    ``num_batches_tracked``, are copied and never averaged.
+    yours. Integer buffers, such as ``num_batches_tracked``, are copied and never
+    averaged.
 
     Args:
         model: the model to average; it is copied.

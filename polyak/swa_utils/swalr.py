@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from torch.optim import swa_utils as torch_swa
@@ -131,9 +132,11 @@ class SWALR(ScheduleLR[Schedule], torch_swa.SWALR):
 
     def _restore(self, state: StateDict, hyperparams: Hyperparams) -> None:
         saved = state.pop("_swa_lrs", ())
-        groups = self.optimizer.param_groups
-        with restored_on_error(groups, ["swa_lr"]):
-            if hyperparams == "checkpoint":
-                for group, rate in zip(groups, saved, strict=False):
-                    group["swa_lr"] = kept(rate)
-            super()._restore(state, hyperparams)
+        if hyperparams == "checkpoint":
+            groups = self.optimizer.param_groups
+            for group, rate in zip(groups, saved, strict=False):
+                group["swa_lr"] = kept(rate)
+        super()._restore(state, hyperparams)
+
+    def _taking_back(self) -> AbstractContextManager[None]:
+        return restored_on_error(self.optimizer.param_groups, ["swa_lr"])

@@ -79,7 +79,8 @@ class WeightAverage(_Averages):
     ``1 - d`` would be lost to rounding.
 
     Args:
-        params: the parameters, or their module; integers are left out.
+        params: the parameters, with or without names, or their module; integers are
+            left out.
         decay: :math:`d`, from 0 to 1; None for the mean.
         warmup: let the decay begin small: :math:`\min(d, (1 + n) / (10 + n))`.
 
@@ -158,7 +159,8 @@ class LatestWeightAverage(_Averages):
     Usually updated once an epoch. It keeps k copies of the parameters.
 
     Args:
-        params: the parameters, or their module; integers are left out.
+        params: the parameters, with or without names, or their module; integers are
+            left out.
         k: how many weights are averaged, 1 or more.
 
     Attributes:

@@ -416,3 +416,55 @@ def test_what_is_no_state_dict(state):
     with pytest.raises(ValueError, match="lacks"):
         run.scheduler.load_state_dict(state)
     assert_unchanged(run, before)
+
+
+class _Halving:
+    """A function that is an object."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def __call__(self, k):
+        return 0.5 ** (k // self.every)
+
+
+def _two_groups(rates):
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in rates]
+    groups = [{"params": [p], "lr": r} for p, r in zip(params, rates, strict=True)]
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+def test_a_load_that_fails_leaves_functions_as_they_were():
+    saved = ours.LambdaLR(_two_groups([0.1, 0.2]), _Halving(2))
+    state = saved.state_dict()
+    state["_class"] = "StepLR"
+    scheduler = ours.LambdaLR(_two_groups([0.1, 0.2]), _Halving(5))
+    with pytest.raises(ValueError, match="StepLR"):
+        scheduler.load_state_dict(state)
+    assert scheduler.lr_lambdas[0].every == 5
+
+
+def test_a_member_that_fails_leaves_the_functions_of_the_others():
+    def sequence(function):
+        optimizer = _two_groups([0.1, 0.2])
+        members = [ours.LambdaLR(optimizer, function), ours.StepLR(optimizer, 3)]
+        return ours.SequentialLR(optimizer, members, [2])
+
+    state = sequence(_Halving(2)).state_dict()
+    state["_schedulers"][1]["_class"] = "ConstantLR"
+    scheduler = sequence(_Halving(5))
+    with pytest.raises(ValueError, match="ConstantLR"):
+        scheduler.load_state_dict(state)
+    assert scheduler._schedulers[0].lr_lambdas[0].every == 5
+
+
+def test_a_load_that_fails_leaves_the_levels_of_the_groups():
+    """The state is of two groups that differ; a third says nothing."""
+    one_cycle = ours.OneCycleLR
+    saved = one_cycle(_two_groups([0.1, 0.2]), [1.0, 2.0], total_steps=9)
+    scheduler = one_cycle(_two_groups([0.1, 0.2]), [3.0, 4.0], total_steps=9)
+    new = torch.nn.Parameter(torch.ones(1))
+    scheduler.optimizer.add_param_group({"params": [new], "lr": 0.1})
+    with pytest.raises(ValueError, match="differ"):
+        scheduler.load_state_dict(saved.state_dict())
+    assert [g.get("max_lr") for g in scheduler.optimizer.param_groups] == [3, 4, None]
