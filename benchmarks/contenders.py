@@ -95,7 +95,7 @@ def torch_implementations(optimizer: str) -> dict[str, dict[str, Any]]:
 def _is_elementwise(optimizer: str) -> bool:
     """Whether polyak runs all of a step on a dense vector in a kernel."""
     kind = all_optimizers()[optimizer]
-    if kind.schema is None:
+    if not hasattr(kind, "rule"):
         return False
     stepped = _steps(kind)
     if stepped is None:

@@ -24,7 +24,8 @@ from .optimizer import Optimizer, required
 from .optimizers import all_optimizers
 from .pictures import plot
 from .slot import Slot
-from .terms import ema
+from .stages import Stages
+from .terms import ema, lerp
 
 __version__ = "0.1.0"
 
@@ -36,10 +37,12 @@ __all__ = [
     "RuleError",
     "Scheduler",
     "Slot",
+    "Stages",
     "allow_group_keys",
     "ema",
     "explain",
     "leaf",
+    "lerp",
     "lr_scheduler",
     "plot",
     "register_optimizer_step_post_hook",

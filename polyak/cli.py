@@ -148,7 +148,7 @@ def explain_command(
     """Print an optimizer's rule, and the kernel that is made of it."""
     with _shown(ValueError):
         kind = by_name(optimizer)
-    update = kind.step if kind.schema is None else kind.rule
+    update = kind.rule if hasattr(kind, "rule") else kind.step
     rule = textwrap.dedent(inspect.getsource(update))
     console = Console()
     text = f"{rule}\n{polyak.explain(_example(kind), kernel=True)}"

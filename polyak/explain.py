@@ -97,7 +97,7 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
     from .engine.survey import Hyperparameters, kernel_for, survey
 
     owner = type(optimizer).__name__
-    if optimizer.schema is None:
+    if not hasattr(optimizer, "rule"):
         served = [
             Served(name, tuple(p.shape), p.dtype, "eager", f"{owner} has no rule", None)
             for name, p in _named(optimizer)

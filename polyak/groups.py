@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -72,6 +72,7 @@ def checked_group(
     group: Group,
     defaults: Mapping[str, Any],
     others: Iterable[Group],
+    optional: Iterable[str] = (),
 ) -> Group:
     """A complete copy of a group, every entry of it checked but the values' bounds.
 
@@ -80,6 +81,7 @@ def checked_group(
         group: as given by the user.
         defaults: values for the keys it lacks.
         others: the groups that the optimizer has.
+        optional: hyperparameters that a group may have without a default.
 
     Raises:
         TypeError: not a dict, parameters in a set, or something that is no tensor.
@@ -88,7 +90,7 @@ def checked_group(
     """
     if not isinstance(group, dict):
         raise TypeError(f"param_group must be a dict, but got {type(group)}")
-    _check_keys(owner, group, defaults)
+    _check_keys(owner, group, [*defaults, *optional])
     complete = dict(group)
     complete["params"], names = _params(group["params"])
     if names:
@@ -106,14 +108,14 @@ def checked_group(
     return complete
 
 
-def _check_keys(owner: str, group: Group, defaults: Mapping[str, Any]) -> None:
+def _check_keys(owner: str, group: Group, known: Collection[str]) -> None:
     if "params" not in group:
         raise ValueError(f"a parameter group of {owner} needs the key 'params'")
     for key in group:
-        if key not in defaults and key not in _allowed:
+        if key not in known and key not in _allowed:
             raise ValueError(
-                f"{owner} has no hyperparameter {key!r}.{nearest(key, defaults)} "
-                f"It has {', '.join(defaults)}. To carry a key of your own, call "
+                f"{owner} has no hyperparameter {key!r}.{nearest(key, known)} "
+                f"It has {', '.join(known)}. To carry a key of your own, call "
                 f"polyak.allow_group_keys({key!r}) first."
             )
 

@@ -33,23 +33,27 @@ Whatever the rule says is fused into one native kernel for all parameters
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 
 from . import checkpoint
-from .bounds import Check
+from .bounds import Check, nearest
 from .groups import checked_group, group_list, required
 from .hooks import HOOK_KINDS, Hooks, hooked
 from .schema import Schema, read_schema
 from .slot import Group, Slot, number, zeros
+from .stages import PARAM_EMA, STAGES, Stages, asked, staged
+from .swapping import holding
 from .terms import ema  # noqa: F401  (for the example above)
 
 __all__ = ["Optimizer", "required"]
@@ -65,6 +69,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             the key ``"params"`` and values of their own for some hyperparameters.
         defaults: every hyperparameter with its default, or
             :data:`required` for one that each group must give.
+        stages: what else a step does in the same pass: :class:`Stages`.
 
     A subclass writes:
 
@@ -83,7 +88,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         steps: how many steps this object has done.
 
     Raises:
-        TypeError: params is a tensor, or holds what is none.
+        TypeError: params is a tensor, or holds what is none; an unknown stage.
         ValueError: no parameters, a non-leaf, an unknown or missing group key, a value
             out of its bounds.
     """
@@ -94,7 +99,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     bounds: ClassVar[Mapping[str, Check]] = {}
     constants: ClassVar[frozenset[str]] = frozenset()
     sparse_advice: ClassVar[str] = ""
-    schema: ClassVar[Schema] = None  # type: ignore[assignment]
+    _schemas: ClassVar[dict[tuple[str, ...], Schema]] = {}
 
     state: defaultdict[Any, Any]
     param_groups: list[Group]
@@ -103,20 +108,23 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     steps: int = 0
     _plan: Any = None
     _stepping: bool = False
+    _swapped: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if hasattr(cls, "rule"):
-            cls.schema = read_schema(
-                cls.__name__, cls.rule, cls.slots, cls.counts_steps
-            )
+            schema = read_schema(cls.__name__, cls.rule, cls.slots, cls.counts_steps)
+            cls._schemas = {(): schema}
         if "step" in cls.__dict__ and not hasattr(cls.step, "hooked"):
             cls.step = hooked(cls.step)  # type: ignore[method-assign]
 
-    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, params: Any, defaults: dict[str, Any], **stages: Unpack[Stages]
+    ) -> None:
         self._clear_hooks()
         self._warned_capturable_if_run_uncaptured = True
-        self.defaults = defaults
+        self._check_stages(stages)
+        self.defaults = defaults = {**defaults, **stages}
         self.state = defaultdict(dict)
         self.param_groups = []
         if not any(value is required for value in defaults.values()):
@@ -128,6 +136,37 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         for group in group_list(params):
             self.add_param_group(group)
 
+    def _check_stages(self, stages: Collection[str]) -> None:
+        for name in stages:
+            if name not in self._stages:
+                known = [*inspect.signature(type(self)).parameters, *self._stages]
+                raise TypeError(
+                    f"{type(self).__name__}.__init__() got an unexpected keyword "
+                    f"argument {name!r}.{nearest(name, known)}"
+                )
+
+    @property
+    def _stages(self) -> Collection[str]:
+        """The stages that a step can have."""
+        return STAGES if self._schemas else ()
+
+    @property
+    def schema(self) -> Schema:
+        """The rule, with the stages that the groups ask for.
+
+        Raises:
+            NotImplementedError: the class has none.
+        """
+        if not self._schemas:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no rule: write the static method "
+                "rule(param, grad, *, lr), or override step."
+            )
+        names = asked(self.param_groups)
+        if names not in self._schemas:
+            self._schemas[names] = staged(self._schemas[()], names)
+        return self._schemas[names]
+
     # Groups
 
     def add_param_group(self, param_group: Group) -> None:
@@ -137,7 +176,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             param_group: ``"params"``, and values of its own for some hyperparameters.
         """
         group = checked_group(
-            type(self).__name__, param_group, self.defaults, self.param_groups
+            type(self).__name__,
+            param_group,
+            self.defaults,
+            self.param_groups,
+            self._stages,
         )
         self.check_group(group)
         self._check_complete(group)
@@ -155,7 +198,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         return
 
     def _check_complete(self, group: Group) -> None:
-        names = self.schema.hyperparameters if self.schema else ()
+        names = self._schemas[()].hyperparameters if self._schemas else ()
         for name in names:
             if name not in group:
                 raise TypeError(
@@ -169,6 +212,9 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         for name, check in cls.bounds.items():
             if name in group:
                 check(cls.__name__, name, group[name])
+        for name, stage in STAGES.items():
+            if group.get(name) is not None:
+                stage.check(cls.__name__, name, group[name])
 
     # The step
 
@@ -198,10 +244,10 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     def _make_plan(self) -> Any:
         from .engine.plan import Plan
 
-        if self.schema is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} has no rule: write the static method "
-                "rule(param, grad, *, lr), or override step."
+        if self._swapped:
+            raise RuntimeError(
+                f"{type(self).__name__}.step() was called inside swapped(), where the "
+                "parameters are the averages: step after the block"
             )
         self._plan = None
         # State made in inference mode could never be updated outside it.
@@ -241,6 +287,36 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                     else:
                         param.grad.requires_grad_(False)
                     param.grad.zero_()
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Evaluate with the averages: the parameters have their values in this block.
+
+        They get their own back at its end, whatever happens in it. Parameters that were
+        not updated yet are their own average. The averages are those of the stage
+        ``ema_decay`` (:class:`Stages`), also in a ``state_dict()`` of the model that is
+        taken in the block.
+
+        Raises:
+            RuntimeError: no averages are kept, or there was no step yet; a step inside
+                of the block.
+        """
+        owner = type(self).__name__
+        if "ema_decay" not in asked(self.param_groups):
+            raise RuntimeError(
+                f"{owner} keeps no averages of its parameters: build it with "
+                "ema_decay=0.999, or another decay"
+            )
+        params = [p for group in self.param_groups for p in group["params"]]
+        kept = [p for p in params if PARAM_EMA in self.state.get(p, ())]
+        if not kept:
+            raise RuntimeError(f"{owner} has averaged nothing yet: do a step first")
+        outer, self._plan, self._swapped = self._swapped, None, True
+        try:
+            with holding(kept, [self.state[param][PARAM_EMA] for param in kept]):
+                yield
+        finally:
+            self._swapped = outer
 
     # What engines ask
 
@@ -299,7 +375,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             name: the slot.
             value: what a checkpoint has for it.
         """
-        slot = self.schema.slots.get(name) if self.schema else None
+        slot = self.schema.slots.get(name) if self._schemas else None
         if slot is None or slot.number or not isinstance(value, Tensor):
             return
         shape = param.shape
@@ -369,7 +445,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = ("_plan", "_stepping", "step")
+        own = ("_plan", "_stepping", "_swapped", "step")
         return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

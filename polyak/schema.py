@@ -38,6 +38,7 @@ class Schema:
         wants_step: the rule has the keyword ``step``.
         wants_first: the rule has the keyword ``first``.
         counts_steps: a step counter is kept in the state.
+        optional: hyperparameters that a group may lack, and is given as None.
     """
 
     owner: str
@@ -47,6 +48,18 @@ class Schema:
     wants_step: bool
     wants_first: bool
     counts_steps: bool
+    optional: frozenset[str] = frozenset()
+
+    def values(self, group: Group) -> dict[str, Any]:
+        """The hyperparameters of a group, as the rule takes them.
+
+        Raises:
+            KeyError: the group lacks one.
+        """
+        return {
+            name: group.get(name) if name in self.optional else group[name]
+            for name in self.hyperparameters
+        }
 
     def present(self, group: Group) -> tuple[str, ...]:
         """The slots that a parameter of this group has."""

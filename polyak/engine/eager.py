@@ -50,7 +50,7 @@ def update(
     on_device = bool(group.get("capturable")) and param.device.type != "cpu"
     as_tensors = live or on_device
     keywords = {
-        name: _given(group[name], as_tensors) for name in schema.hyperparameters
+        name: _given(value, as_tensors) for name, value in schema.values(group).items()
     }
     step = _held(state["step"], on_device) + 1 if schema.counts_steps else None
     if schema.wants_step:

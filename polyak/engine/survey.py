@@ -81,20 +81,17 @@ class Hyperparameters:
     def of(cls, optimizer: Optimizer) -> Hyperparameters:
         """Read them off an optimizer."""
         schema = optimizer.schema
-        structure, skeletons, numbers = [], [], []
+        structure, skeletons, numbers, fixed = [], [], [], True
         for group in optimizer.param_groups:
             found: list[float] = []
-            shape = tuple(
-                skeleton(group[name], found) for name in schema.hyperparameters
-            )
+            values = schema.values(group).values()
+            fixed = fixed and all(map(_is_fixed, values))
+            shape = tuple(skeleton(value, found) for value in values)
             switches = tuple(group.get(switch) for switch in _SWITCHES)
             structure.append((shape, switches, schema.present(group)))
             skeletons.append(shape)
             numbers.append(tuple(found))
-        values = (
-            group[k] for group in optimizer.param_groups for k in schema.hyperparameters
-        )
-        return cls(all(map(_is_fixed, values)), structure, skeletons, numbers)
+        return cls(fixed, structure, skeletons, numbers)
 
 
 def _is_fixed(value: Any) -> bool:

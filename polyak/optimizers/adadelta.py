@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..bounds import at_least, between
 from ..optimizer import Optimizer
+from ..stages import Stages
 from ..terms import ema
 
 __all__ = ["Adadelta"]
@@ -35,6 +36,7 @@ class Adadelta(Optimizer):
         capturable: keep the step counter on the parameter's device.
         maximize: go up the gradient.
         differentiable: let autograd through the step.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``square_avg`` (:math:`v`) and ``acc_delta`` (:math:`u`), each like
     the parameter.
@@ -70,6 +72,7 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -81,7 +84,7 @@ class Adadelta(Optimizer):
             foreach=foreach,
             differentiable=differentiable,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, square_avg, acc_delta, *, lr, rho, eps, weight_decay):

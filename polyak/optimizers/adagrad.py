@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Group, Slot
+from ..stages import Stages
 
 __all__ = ["Adagrad"]
 
@@ -39,6 +40,7 @@ class Adagrad(Optimizer):
         maximize: go up the gradient.
         differentiable: let autograd through the step.
         fused: True demands a kernel, False runs the eager engine.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``sum`` (:math:`s`), like the parameter. Sparse gradients update
     their rows alone, which is what a dense gradient with zeros elsewhere does.
@@ -76,6 +78,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -88,7 +91,7 @@ class Adagrad(Optimizer):
             differentiable=differentiable,
             fused=fused,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, sum, *, step, lr, lr_decay, weight_decay, eps):

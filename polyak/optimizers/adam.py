@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..bounds import at_least, between, each
 from ..optimizer import Optimizer
 from ..slot import Slot
+from ..stages import Stages
 from ..terms import ema
 
 __all__ = ["Adam"]
@@ -42,6 +43,7 @@ class Adam(Optimizer):
         fused: True demands a kernel, False runs the eager engine.
         decoupled_weight_decay: shrink the parameter itself, as
             :class:`~polyak.AdamW` does.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`) and, with
     ``amsgrad``, ``max_exp_avg_sq``, each like the parameter.
@@ -81,6 +83,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -95,7 +98,7 @@ class Adam(Optimizer):
             fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq=None, *,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from ..bounds import at_least, between, each
 from ..optimizer import Optimizer
+from ..stages import Stages
 from ..terms import ema
 
 __all__ = ["Adamax"]
@@ -34,6 +35,7 @@ class Adamax(Optimizer):
         maximize: go up the gradient.
         differentiable: let autograd through the step.
         capturable: keep the step counter on the parameter's device.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``exp_avg`` (:math:`m`) and ``exp_inf`` (:math:`u`), each like the
     parameter.
@@ -68,6 +70,7 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -79,7 +82,7 @@ class Adamax(Optimizer):
             differentiable=differentiable,
             capturable=capturable,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, exp_avg, exp_inf, *, step, lr, betas, eps, weight_decay):

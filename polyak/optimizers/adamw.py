@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
+from ..stages import Stages
 from .adam import Adam
 
 __all__ = ["AdamW"]
@@ -36,6 +37,7 @@ class AdamW(Adam):
         capturable: keep the step counter on the parameter's device.
         differentiable: let autograd through the step.
         fused: True demands a kernel, False runs the eager engine.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`) and, with
     ``amsgrad``, ``max_exp_avg_sq``, each like the parameter.
@@ -67,6 +69,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **stages: Unpack[Stages],
     ) -> None:
         super().__init__(
             params,
@@ -81,4 +84,5 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            **stages,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Group, Slot, number
+from ..stages import Stages
 
 __all__ = ["ASGD"]
 
@@ -44,6 +45,7 @@ class ASGD(Optimizer):
         maximize: go up the gradient.
         differentiable: let autograd through the step.
         capturable: keep the step counter on the parameter's device.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; the numbers ``eta`` (:math:`\eta`) and ``mu`` (:math:`\mu`); the
     average ``ax`` (:math:`\bar\theta`), like the parameter. Train with the parameters,
@@ -77,6 +79,7 @@ class ASGD(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -89,7 +92,7 @@ class ASGD(Optimizer):
             differentiable=differentiable,
             capturable=capturable,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, eta, mu, ax, *, step, lr, lambd, alpha, t0, weight_decay):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Slot
+from ..stages import Stages
 from ..terms import ema
 
 __all__ = ["RMSprop"]
@@ -42,6 +43,7 @@ class RMSprop(Optimizer):
         foreach: False runs the eager engine.
         maximize: go up the gradient.
         differentiable: let autograd through the step.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``square_avg`` (:math:`v`), with momentum ``momentum_buffer``
     (:math:`b`), centered ``grad_avg`` (:math:`\bar g`), each like the parameter.
@@ -83,6 +85,7 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -96,7 +99,7 @@ class RMSprop(Optimizer):
             maximize=maximize,
             differentiable=differentiable,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, square_avg, momentum_buffer=None, grad_avg=None, *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Group, Slot, number
+from ..stages import Stages
 
 __all__ = ["Rprop"]
 
@@ -41,6 +42,7 @@ class Rprop(Optimizer):
         foreach: False runs the eager engine.
         maximize: go up the gradient.
         differentiable: let autograd through the step.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``; ``prev`` (:math:`g_{t-1}`) and ``step_size`` (:math:`\eta`), each
     like the parameter.
@@ -71,6 +73,7 @@ class Rprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -81,7 +84,7 @@ class Rprop(Optimizer):
             differentiable=differentiable,
             capturable=capturable,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, prev, step_size, *, etas, step_sizes):

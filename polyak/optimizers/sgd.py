@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Group, Slot
+from ..stages import Stages
 
 __all__ = ["SGD"]
 
@@ -38,6 +39,7 @@ class SGD(Optimizer):
         foreach: False runs the eager engine.
         differentiable: let autograd through the step.
         fused: True demands a kernel, False runs the eager engine.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``momentum_buffer`` (:math:`b`), like the parameter, where there is momentum.
     Sparse gradients update their rows alone; with momentum or weight decay, which move
@@ -76,6 +78,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        **stages: Unpack[Stages],
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -88,7 +91,7 @@ class SGD(Optimizer):
             differentiable=differentiable,
             fused=fused,
         )
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, momentum_buffer=None, *,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from ..bounds import above, between, each
 from ..optimizer import Optimizer
 from ..slot import Group
+from ..stages import Stages
 from ..terms import ema
 
 __all__ = ["SparseAdam"]
@@ -35,6 +36,7 @@ class SparseAdam(Optimizer):
         betas: :math:`\beta_1, \beta_2`, each in [0, 1).
         eps: :math:`\epsilon > 0`.
         maximize: go up the gradient.
+        stages: what else a step does in the same pass: :class:`~polyak.Stages`.
 
     State: ``step``, an int; ``exp_avg`` (:math:`m`) and ``exp_avg_sq`` (:math:`v`),
     each like the parameter.
@@ -65,8 +67,10 @@ class SparseAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         maximize: bool = False,
+        **stages: Unpack[Stages],
     ) -> None:
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, maximize=maximize))
+        defaults = dict(lr=lr, betas=betas, eps=eps, maximize=maximize)
+        super().__init__(params, defaults, **stages)
 
     @staticmethod
     def rule(param, grad, exp_avg, exp_avg_sq, *, step, lr, betas, eps):

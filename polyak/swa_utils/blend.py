@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..optimizer import Optimizer
 from ..slot import Group, Slot
+from ..terms import lerp
 
 __all__ = ["Blend"]
 
@@ -61,10 +62,7 @@ class _Average(Optimizer):
             rounding = param.abs() * 2**-8 + 2**-24
             kept = (accumulator - param).abs() <= rounding
             average = torch.where(kept, accumulator, param)
-        if weight < 0.5:  # each is exact at its end, as torch.lerp is
-            average = average + weight * (grad - average)
-        else:
-            average = grad - (1 - weight) * (grad - average)
+        average = lerp(average, grad, weight)
         return average, None if accumulator is None else average
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..schedules._checks import whole
+from ..swapping import holding, write
 from .blend import Blend
 from .functions import Exponential, Mean, Weight
 
@@ -58,12 +59,8 @@ class _Averages:
             )
         averages = self.averages()
         _check_shapes(type(self).__name__, self.params, averages)
-        originals = [param.detach().clone() for param in self.params]
-        try:
-            _write(self.params, averages)
+        with holding(self.params, averages):
             yield
-        finally:
-            _write(self.params, originals)
 
 
 class WeightAverage(_Averages):
@@ -144,7 +141,7 @@ class WeightAverage(_Averages):
         """
         saved, count = _entries(self, state_dict, "averages", "n_averaged")
         _check_shapes(type(self).__name__, saved, self._averages)
-        _write(self._averages, saved)
+        write(self._averages, saved)
         self.n_averaged = int(count)
 
 
@@ -233,12 +230,6 @@ def _wide(param: Tensor) -> Tensor:
     half = param.dtype in (torch.bfloat16, torch.float16)
     copy = param.detach().clone()
     return copy.float() if half else copy
-
-
-def _write(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for target, value in zip(targets, values, strict=True):
-            target.copy_(value)
 
 
 def _check_shapes(

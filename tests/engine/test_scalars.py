@@ -30,7 +30,7 @@ def adam(inputs, decoupled=False):
     """The reading of Adam's rule, and what its scalar program evaluates to."""
     shapes = (NUMBER, (NUMBER, NUMBER), NUMBER, NUMBER, decoupled)
     situation = Situation(("exp_avg", "exp_avg_sq"), False, shapes)
-    return read(polyak.Adam.schema, situation, inputs)
+    return read(polyak.Adam([torch.zeros(1)]).schema, situation, inputs)
 
 
 @given(steps, positive, rates, rates, positive, st.just(0.0) | positive, st.booleans())
