@@ -169,7 +169,10 @@ def _schedules(scale: float) -> str:
 
 
 def _averages(threads: tuple[int, ...], scale: float) -> str:
-    return report.averages_section(averages.averaged(threads, seconds=scale))
+    return report.averages_section(
+        averages.averaged(threads, seconds=scale),
+        averages.in_step(threads, seconds=scale),
+    )
 
 
 def _tell(result: Result) -> None:

@@ -1,4 +1,4 @@
-"""Averages of weights against torch's: the pass alone, and a whole averaged model."""
+"""Averages of weights against torch's: by themselves, and inside a step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils as torch_swa
 
+import polyak
 from polyak import swa_utils
 
 from .timing import Side, Times, interleave, quiet
 
-__all__ = ["CASES", "Averaged", "Case", "averaged"]
+__all__ = ["CASES", "STEPS", "Averaged", "Case", "InStep", "averaged", "in_step"]
 
 DECAY = 0.999
 
@@ -110,4 +111,72 @@ def _sides(case: Case) -> dict[str, Side]:
         "torch's model": Side(lambda: theirs.update_parameters(model)),
         "polyak's model": Side(lambda: ours.update_parameters(model)),
         "mul_": Side(lambda: numbers.mul_(1.0)),
+    }
+
+
+# Optimizers that torch fuses: the fastest that it has to offer.
+STEPS: dict[str, dict[str, float]] = {
+    "SGD": {"lr": 0.1},
+    "SGD, momentum": {"lr": 0.1, "momentum": 0.9},
+    "AdamW": {"lr": 1e-3},
+}
+
+
+@dataclass(frozen=True)
+class InStep:
+    """A step that keeps an exponential moving average of the weights.
+
+    Attributes:
+        torch: torch's fused step, then ``multi_avg_fn`` on lists of tensors.
+        polyak: the step with ``ema_decay``.
+        plain: the step without.
+    """
+
+    case: Case
+    optimizer: str
+    threads: int
+    torch: Times
+    polyak: Times
+    plain: Times
+
+
+def in_step(
+    threads: Sequence[int],
+    cases: Sequence[Case] = (Case("one tensor of 25 million", 1, 25_000_000), *CASES),
+    *,
+    seconds: float = 1.0,
+) -> Iterator[InStep]:
+    """A step with an average: each optimizer on each case."""
+    for case in cases:
+        for name in STEPS:
+            for count in threads:
+                with quiet(count):
+                    times = interleave(_steps(case, name), seconds)
+                yield InStep(case, name, count, *times.values())
+
+
+def _steps(case: Case, name: str) -> dict[str, Side]:
+    kind, arguments = name.partition(",")[0], STEPS[name]
+
+    def weights() -> list[nn.Parameter]:
+        made = case.weights()
+        for weight in made:
+            weight.grad = torch.randn_like(weight)
+        return made
+
+    theirs = weights()
+    step = getattr(torch.optim, kind)(theirs, fused=True, **arguments).step
+    ema = torch_swa.get_ema_multi_avg_fn(DECAY)
+    current = [weight.detach() for weight in theirs]
+    averages: list[Tensor] = [value.clone() for value in current]
+
+    def torchs() -> None:
+        step()
+        ema(averages, current, 1)
+
+    ours = getattr(polyak, kind)
+    return {
+        "torch": Side(torchs),
+        "polyak": Side(ours(weights(), ema_decay=DECAY, **arguments).step),
+        "plain": Side(ours(weights(), **arguments).step),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from .averages import Averaged
+from .averages import Averaged, InStep
 from .fresh import First, Memory
 from .markdown import NONE, number, table, times, times_faster
 from .schedules import Curve, Stepped
@@ -189,8 +189,8 @@ def team_section(threads: int, sizes: Iterable[Size], grains: Iterable[Grain]) -
     )
 
 
-def averages_section(results: Iterable[Averaged]) -> str:
-    """An update of an exponential moving average."""
+def averages_section(results: Iterable[Averaged], steps: Iterable[InStep]) -> str:
+    """An update of an exponential moving average, by itself and inside a step."""
     headers = ["weights", "threads", "`multi_avg_fn`, µs", "`WeightAverage`, µs"]
     headers += ["ratio", "torch's `AveragedModel`, µs", "polyak's, µs", "ratio"]
     headers += ["GB/s", "`mul_`, GB/s"]
@@ -209,7 +209,29 @@ def averages_section(results: Iterable[Averaged]) -> str:
         ]
         for result in results
     ]
-    return f"## Averages of weights\n\n{table(headers, rows)}"
+    inside = ["weights", "optimizer", "threads", "torch, µs", "polyak, µs", "ratio"]
+    inside += ["without average, µs", "with / without"]
+    step_rows = [
+        [
+            result.case.title,
+            result.optimizer,
+            str(result.threads),
+            times(result.torch, "µs"),
+            times(result.polyak, "µs"),
+            times_faster(result.torch.minimum / result.polyak.minimum),
+            times(result.plain, "µs"),
+            times_faster(result.polyak.minimum / result.plain.minimum),
+        ]
+        for result in steps
+    ]
+    return "\n\n".join(
+        [
+            "## Averages of weights",
+            table(headers, rows),
+            "### Inside the step",
+            table(inside, step_rows),
+        ]
+    )
 
 
 def schedules_section(stepped: Iterable[Stepped], curves: Iterable[Curve]) -> str:

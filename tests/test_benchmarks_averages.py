@@ -54,5 +54,32 @@ def test_traffic_is_that_of_float32_averages():
     assert result.moved == 20 * (2 + 4 + 4) / 0.5
     assert result.bandwidth == 20 * (2 + 2) / 0.5
     assert "| few | 1 | 500000 / 750000 / 1000000 |" in (
-        report.averages_section([result])
+        report.averages_section([result], [])
     )
+
+
+@pytest.mark.parametrize("name", averages.STEPS)
+def test_a_step_with_an_average_is_that_on_both_sides(name):
+    torch.manual_seed(0)
+    sides = averages._steps(averages.Case("", 2, 3), name)
+    theirs, ours = (sides[side].run for side in ("torch", "polyak"))
+    for side in sides.values():
+        side.run()
+    optimizer = ours.__self__
+
+    assert optimizer.param_groups[0]["ema_decay"] == averages.DECAY
+    assert all("param_ema" in state for state in optimizer.state.values())
+    assert sides["plain"].run.__self__.schema.slots.keys() == (
+        optimizer.schema.slots.keys() - {"param_ema"}
+    )
+    cells = dict(zip(theirs.__code__.co_freevars, theirs.__closure__, strict=True))
+    averaged, current = (cells[n].cell_contents for n in ("averages", "current"))
+    assert cells["step"].cell_contents.__self__.defaults["fused"]
+    assert all(not a.equal(c) for a, c in zip(averaged, current, strict=True))
+
+
+def test_the_report_says_what_a_step_costs():
+    case, fast, slow = averages.Case("few", 2, 10), Times((1.0,)), Times((3.0,))
+    result = averages.InStep(case, "SGD", 1, slow, fast, fast)
+    assert "| few | SGD | 1 |" in report.averages_section([], [result])
+    assert "3.00" in report.averages_section([], [result])
