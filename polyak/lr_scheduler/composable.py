@@ -29,6 +29,9 @@ class ComposableLR(LRScheduler):
 
     chainable: ClassVar[bool] = True
 
+    # Whether it begins, after another in a sequence, at the rates that this has left.
+    _continues: ClassVar[bool] = False
+
     _per_group = (*LRScheduler._per_group, "_moves")
     _transient = LRScheduler._transient | {"_own", "_marks", "_stale"}
 

@@ -16,7 +16,7 @@ from ..slot import Group
 from .attachment import check_optimizer, release
 from .composable import ComposableLR
 from .foreign import Foreign, member
-from .rates import Rate, base_rates
+from .rates import Rate, base_rates, copied, read
 from .scheduler import Hyperparams, StateDict
 
 __all__ = ["ChainedScheduler", "SequentialLR"]
@@ -116,7 +116,8 @@ class SequentialLR(_CompositeLR, torch_lr.SequentialLR):
     where the milestone :math:`m_i` is the epoch at which the i-th scheduler begins,
     from its own epoch 0 (:math:`m_0 = 0`). Members may be sequences or chains
     themselves, and :class:`ReduceLROnPlateau`. Of a change that was made to the rates
-    from outside, nothing is left at a milestone.
+    from outside, nothing is left at a milestone; but
+    :class:`~polyak.swa_utils.SWALR` begins at the rates that it finds there.
 
     Args:
         optimizer: the optimizer whose rates it sets.
@@ -173,36 +174,55 @@ class SequentialLR(_CompositeLR, torch_lr.SequentialLR):
     def value_at(self, step: int) -> list[Rate]:
         """The learning rates at a step, one a group; nothing is changed."""
         active, start = self._active(step)
-        return _value_at(active, step - start)
+        if start <= self.last_epoch or not _continues(active):
+            return _value_at(active, step - start)
+        kept = active._snapshot()  # it has not begun: see what will be when it has
+        try:
+            _begin_from(active, self.value_at(start - 1))
+            active._place(0)
+            return _value_at(active, step - start)
+        finally:
+            active._revert(kept)
 
     def _own_rates(self) -> list[Rate]:
         return self._active(self.last_epoch)[0]._own_rates()
 
     def _place(self, step: int) -> None:
-        self.last_epoch = step
         active, start = self._active(step)
+        if start and _continues(active):
+            self._place(start - 1)
+            _begin_from(active, self._own_rates())
+        self.last_epoch = step
         active._place(step - start)
 
     def _advance(self, metrics: Any) -> None:
-        self.last_epoch += 1
-        active, start = self._active(self.last_epoch)
-        if start and start == self.last_epoch:
+        active, start = self._active(self.last_epoch + 1)
+        if start and start == self.last_epoch + 1:
+            if _continues(active):
+                found = read(self.optimizer.param_groups)
+                ends = self._moved(self._own_rates(), found)
+                pairs = zip(ends, found, strict=True)
+                _begin_from(active, [lr if end is None else end for end, lr in pairs])
             active._place(0)
             self._moves = None
         else:
             active._advance(metrics)
+        self.last_epoch += 1
 
     def _write_rest(self, groups: list[Group]) -> None:
         self._active(self.last_epoch)[0]._write_rest(groups)
 
     def _restore(self, state: StateDict, hyperparams: Hyperparams) -> None:
         before = state.get("_milestones", self._milestones)
+        unsaid = hyperparams == "current" or "_class" not in state  # torch's has none
         super()._restore(state, hyperparams)
-        active, start = self._active(self.last_epoch)
+        _, start = self._active(self.last_epoch)
         was = bisect_right(before, self.last_epoch)
         index = bisect_right(self._milestones, self.last_epoch)
-        if (index, start) != (was, before[was - 1] if was else 0):
-            active._place(self.last_epoch - start)  # it is another member's turn now
+        if (index, start) != (was, before[was - 1] if was else 0) or (
+            unsaid and _continues(self, self.last_epoch)
+        ):  # it is another member's turn now, or nobody said from where this one goes
+            self._place(self.last_epoch)
             self._own = self._own_rates()
 
     @property
@@ -297,6 +317,26 @@ class ChainedScheduler(_CompositeLR, torch_lr.ChainedScheduler):
     def _write_rest(self, groups: list[Group]) -> None:
         for part in self._members:
             part._write_rest(groups)
+
+
+def _member_at(part: ComposableLR | Foreign, step: int) -> ComposableLR | Foreign:
+    """The member whose turn it is at a step, at any depth of sequences."""
+    while isinstance(part, SequentialLR):
+        part, start = part._active(step)
+        step -= start
+    return part
+
+
+def _continues(part: ComposableLR | Foreign, step: int = 0) -> bool:
+    """Whether the member whose turn it is at a step begins where another ended."""
+    active = _member_at(part, step)
+    return isinstance(active, ComposableLR) and active._continues
+
+
+def _begin_from(part: ComposableLR | Foreign, rates: list[Rate]) -> None:
+    """Have a member that continues begin at these rates; None: at its base rate."""
+    bases = {i: rate for i, rate in enumerate(copied(rates)) if rate is not None}
+    _member_at(part, 0)._rebase(bases)
 
 
 def _factors(rates: list[Rate], bases: list[Rate]) -> list[Rate]:

@@ -31,7 +31,8 @@ class SWALR(ScheduleLR[Schedule], torch_swa.SWALR):
         \begin{cases} (1 + \cos(\pi k / n)) / 2 & \text{cos} \\
         1 - k / n & \text{linear} \end{cases}
 
-    Another scheduler may set the rate before, built first and stepped until then.
+    Another scheduler may set the rate before, built first and stepped until then; or
+    both are members of a :class:`~polyak.lr_scheduler.SequentialLR`.
 
     Args:
         optimizer: the optimizer whose rates it sets.
@@ -52,6 +53,8 @@ class SWALR(ScheduleLR[Schedule], torch_swa.SWALR):
     """
 
     config = {"anneal_epochs": None, "_anneal_strategy": None}
+
+    _continues = True
 
     def __init__(
         self,
