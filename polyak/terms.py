@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ema", "lerp"]
+import torch
+from torch import Tensor
+
+__all__ = ["ema", "lerp", "where"]
 
 
 def ema(old: Any, new: Any, beta: Any) -> Any:
@@ -28,3 +31,21 @@ def lerp(start: Any, end: Any, weight: Any) -> Any:
     if weight < 0.5:
         return start + weight * (end - start)
     return end - (1 - weight) * (end - start)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """A choice by a scalar: ``x`` where the condition holds, else ``y``.
+
+    A rule that says ``if`` makes a kernel for each branch, and so does this. But where
+    ``capturable`` keeps the step on a device, ``if`` would wait for the device; this
+    leaves the choice to it. Both values are computed, and both must be finite: autograd
+    would find NaN in the one that was not chosen.
+
+    >>> where(3 > 5, 1.0, 2.0)
+    2.0
+    >>> where(torch.tensor(7) > 5, 1.0, 2.0)
+    tensor(1.)
+    """
+    if isinstance(condition, Tensor):
+        return torch.where(condition, x, y)
+    return x if condition else y

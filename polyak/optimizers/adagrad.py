@@ -101,6 +101,25 @@ class Adagrad(Optimizer):
         param = param - lr / (1 + (step - 1) * lr_decay) * grad / (sum.sqrt() + eps)
         return param, sum
 
+    def share_memory(self) -> None:
+        """Move the state to shared memory, making what there is none of yet.
+
+        Processes that get the optimizer through :mod:`torch.multiprocessing`, with a
+        model that is shared as well, then update the same state without locks
+        (Hogwild).
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self._share_state(param, group)
+
+    def _share_state(self, param: Tensor, group: Group) -> None:
+        missing = self.missing_state(param, group, self.schema.present(group))
+        self.state[param].update(self.initial_state(param, group, missing))
+        for value in self.state[param].values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+
     def check_gradient(self, param: Tensor, grad: Tensor, group: Group) -> None:
         if grad.is_sparse and group["weight_decay"]:
             raise RuntimeError(
