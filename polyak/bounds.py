@@ -12,15 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Check", "above", "at_least", "between", "each", "nearest"]
+__all__ = ["Check", "above", "at_least", "at_most", "between", "each", "nearest", "one_of"]
 
 Check = Callable[[str, str, Any], None]
 """``check(owner, name, value)`` raises if an optimizer cannot take the value."""
 
 
-def at_least(low: float, label: str | None = None) -> Check:
-    """A number of ``low`` or more."""
-    return _number(lambda x: x >= low, f">= {low}", label)
+def at_least(low: float, label: str | None = None, *, should: bool = False) -> Check:
+    """A number of ``low`` or more; ``should``: say it as torch's newer classes do."""
+    return _number(lambda x: x >= low, f">= {low}", label, should)
+
+
+def at_most(high: float, label: str | None = None, *, should: bool = False) -> Check:
+    """A number of ``high`` or less."""
+    return _number(lambda x: x <= high, f"<= {high}", label, should)
 
 
 def above(low: float, label: str | None = None) -> Check:
@@ -51,13 +56,28 @@ def each(check: Check, count: int) -> Check:
     return checks
 
 
+def one_of(*choices: str) -> Check:
+    """One of some words."""
+
+    def check(owner: str, name: str, value: Any) -> None:
+        if value not in choices:
+            known = ", ".join(map(repr, choices))
+            raise ValueError(
+                f"Invalid {name} value: {value!r} ({owner} needs one of {known})"
+            )
+
+    return check
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the name most like ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _number(holds: Callable[[Any], Any], bound: str, label: str | None) -> Check:
+def _number(
+    holds: Callable[[Any], Any], bound: str, label: str | None, should: bool = False
+) -> Check:
     def check(owner: str, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
             if value.numel() != 1:
@@ -73,6 +93,7 @@ def _number(holds: Callable[[Any], Any], bound: str, label: str | None) -> Check
         if not holds(value):
             index = name.partition("[")[2].rstrip("]")
             said = (label or f"{name} value").format(index=index)
-            raise ValueError(f"Invalid {said}: {value} ({owner} needs {name} {bound})")
+            said = f"{said} should be {bound} but is" if should else f"Invalid {said}"
+            raise ValueError(f"{said}: {value} ({owner} needs {name} {bound})")
 
     return check

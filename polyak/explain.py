@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .groups import named
+
 if TYPE_CHECKING:
     from .engine.kernel import Kernel
     from .engine.survey import Member
@@ -100,12 +102,12 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
     if not hasattr(optimizer, "rule"):
         served = [
             Served(name, tuple(p.shape), p.dtype, "eager", f"{owner} has no rule", None)
-            for name, p in _named(optimizer)
+            for name, p in named(optimizer.param_groups)
         ]
         return Explanation(owner, served, [], kernel)
     kernels: list[Kernel] = []
     served = []
-    names = {id(param): name for name, param in _named(optimizer)}
+    names = {id(param): name for name, param in named(optimizer.param_groups)}
     with torch.no_grad():
         members = list(_members(optimizer))
         for verdict in survey(optimizer, members, Hyperparameters.of(optimizer)):
@@ -122,22 +124,13 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
     return Explanation(owner, served, kernels, kernel)
 
 
-def _named(optimizer: Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    count = 0
-    for group in optimizer.param_groups:
-        for index, param in enumerate(group["params"]):
-            names = group.get("param_names")
-            yield (names[index] if names else str(count)), param
-            count += 1
-
-
 def _members(optimizer: Optimizer) -> Iterator[Member]:
     """Every parameter as it will be in a step, with stand-ins for what it lacks."""
     from .engine.survey import Member
 
     for index, group in enumerate(optimizer.param_groups):
-        present = optimizer.schema.present(group)
         for param in group["params"]:
+            present = optimizer.schema.present(group, param)
             grad = torch.empty_like(param) if param.grad is None else param.grad
             missing = optimizer.missing_state(param, group, present)
             state = dict(optimizer.state.get(param, {}))

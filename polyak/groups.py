@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.optimizer import required
 from .bounds import nearest
 from .slot import Group
 
-__all__ = ["allow_group_keys", "checked_group", "group_list", "required"]
+__all__ = ["allow_group_keys", "checked_group", "group_list", "named", "required"]
 
 # Keys that schedulers and model libraries put into groups when they make them.
 _allowed = {
@@ -65,6 +65,16 @@ def group_list(params: Any) -> list[Group]:
             "the iterator model.parameters() used before?"
         )
     return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def named(groups: Iterable[Group]) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter with its name, or with its number where it has none."""
+    count = 0
+    for group in groups:
+        names = group.get("param_names")
+        for index, param in enumerate(group["params"]):
+            yield (names[index] if names else str(count)), param
+            count += 1
 
 
 def checked_group(

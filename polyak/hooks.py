@@ -150,8 +150,10 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
                 f"got {replaced}."
             )
         passed, kwargs = replaced
+    skipped = optimizer.skipped_steps
     result = step(*passed, **kwargs)
-    optimizer.steps += 1
+    if optimizer.skipped_steps == skipped:
+        optimizer.steps += 1
     optimizer._optimizer_step_code()
     for hook in chain(
         list(optimizer._optimizer_step_post_hooks.values()), list(_global_post.values())

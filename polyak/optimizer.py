@@ -37,7 +37,7 @@ import inspect
 import pickle
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, ClassVar, Unpack
@@ -52,7 +52,15 @@ from .groups import checked_group, group_list, required
 from .hooks import HOOK_KINDS, Hooks, hooked
 from .schema import Schema, read_schema
 from .slot import Group, Slot, number, zeros
-from .stages import PARAM_EMA, STAGES, Stages, asked, staged
+from .stages import (
+    HYPERPARAMETERS,
+    PARAM_EMA,
+    SETTINGS,
+    Setting,
+    Stages,
+    asked,
+    staged,
+)
 from .swapping import holding
 from .terms import ema  # noqa: F401  (for the example above)
 
@@ -86,6 +94,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
     Attributes:
         steps: how many steps this object has done.
+        skipped_steps: how many it has left out, since a gradient was not finite.
 
     Raises:
         TypeError: params is a tensor, or holds what is none; an unknown stage.
@@ -106,6 +115,13 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     defaults: dict[str, Any]
 
     steps: int = 0
+    skipped_steps: int = 0
+    clip_grad_norm = Setting(None)
+    clip_grad_value = Setting(None)
+    nonfinite = Setting("ignore")
+    # A GradScaler sets them around the step of an optimizer that unscales by itself.
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
     _plan: Any = None
     _stepping: bool = False
     _swapped: bool = False
@@ -123,12 +139,17 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     ) -> None:
         self._clear_hooks()
         self._warned_capturable_if_run_uncaptured = True
-        self._check_stages(stages)
-        self.defaults = defaults = {**defaults, **stages}
+        self._check_names(stages)
+        chosen = {k: v for k, v in stages.items() if k in HYPERPARAMETERS}
+        self.defaults = defaults = {**defaults, **chosen}
+        for name in stages.keys() & SETTINGS:
+            setattr(self, name, stages[name])  # type: ignore[literal-required]
         self.state = defaultdict(dict)
         self.param_groups = []
         if not any(value is required for value in defaults.values()):
             self.check_group(defaults)
+        if defaults.get("fused"):
+            self._step_supports_amp_scaling = True
         if defaults.get("fused") and defaults.get("differentiable"):
             raise RuntimeError("`fused` does not support `differentiable`")
         if defaults.get("fused") and defaults.get("foreach"):
@@ -136,19 +157,15 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         for group in group_list(params):
             self.add_param_group(group)
 
-    def _check_stages(self, stages: Collection[str]) -> None:
-        for name in stages:
-            if name not in self._stages:
-                known = [*inspect.signature(type(self)).parameters, *self._stages]
+    def _check_names(self, names: Iterable[str]) -> None:
+        for name in names:
+            stages = {**HYPERPARAMETERS, **SETTINGS} if self._schemas else {}
+            if name not in stages:
+                known = [*inspect.signature(type(self)).parameters, *stages]
                 raise TypeError(
                     f"{type(self).__name__}.__init__() got an unexpected keyword "
                     f"argument {name!r}.{nearest(name, known)}"
                 )
-
-    @property
-    def _stages(self) -> Collection[str]:
-        """The stages that a step can have."""
-        return STAGES if self._schemas else ()
 
     @property
     def schema(self) -> Schema:
@@ -162,10 +179,13 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 f"{type(self).__name__} has no rule: write the static method "
                 "rule(param, grad, *, lr), or override step."
             )
-        names = asked(self.param_groups)
-        if names not in self._schemas:
-            self._schemas[names] = staged(self._schemas[()], names)
-        return self._schemas[names]
+        return self._schema_with(asked(self))
+
+    @classmethod
+    def _schema_with(cls, names: tuple[str, ...]) -> Schema:
+        if names not in cls._schemas:
+            cls._schemas[names] = staged(cls._schemas[()], names)
+        return cls._schemas[names]
 
     # Groups
 
@@ -180,7 +200,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             param_group,
             self.defaults,
             self.param_groups,
-            self._stages,
+            HYPERPARAMETERS if self._schemas else (),
         )
         self.check_group(group)
         self._check_complete(group)
@@ -212,9 +232,9 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         for name, check in cls.bounds.items():
             if name in group:
                 check(cls.__name__, name, group[name])
-        for name, stage in STAGES.items():
+        for name, check in HYPERPARAMETERS.items():
             if group.get(name) is not None:
-                stage.check(cls.__name__, name, group[name])
+                check(cls.__name__, name, group[name])
 
     # The step
 
@@ -302,7 +322,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 of the block.
         """
         owner = type(self).__name__
-        if "ema_decay" not in asked(self.param_groups):
+        if not self._schemas or "ema_decay" not in asked(self):
             raise RuntimeError(
                 f"{owner} keeps no averages of its parameters: build it with "
                 "ema_decay=0.999, or another decay"
@@ -375,7 +395,8 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             name: the slot.
             value: what a checkpoint has for it.
         """
-        slot = self.schema.slots.get(name) if self._schemas else None
+        slots = self._schema_with(("ema_decay",)).slots if self._schemas else {}
+        slot = slots.get(name)
         if slot is None or slot.number or not isinstance(value, Tensor):
             return
         shape = param.shape

@@ -39,6 +39,8 @@ class Schema:
         wants_first: the rule has the keyword ``first``.
         counts_steps: a step counter is kept in the state.
         optional: hyperparameters that a group may lack, and is given as None.
+        injected: numbers of the step itself, the same for all groups.
+        stage_slots: the slots that stages have added.
     """
 
     owner: str
@@ -49,6 +51,8 @@ class Schema:
     wants_first: bool
     counts_steps: bool
     optional: frozenset[str] = frozenset()
+    injected: tuple[str, ...] = ()
+    stage_slots: frozenset[str] = frozenset()
 
     def values(self, group: Group) -> dict[str, Any]:
         """The hyperparameters of a group, as the rule takes them.
@@ -61,9 +65,10 @@ class Schema:
             for name in self.hyperparameters
         }
 
-    def present(self, group: Group) -> tuple[str, ...]:
-        """The slots that a parameter of this group has."""
-        return tuple(name for name, slot in self.slots.items() if slot.wanted(group))
+    def present(self, group: Group, param: Tensor | None = None) -> tuple[str, ...]:
+        """The slots that a parameter of this group has; without one, that any has."""
+        slots = self.slots.items()
+        return tuple(name for name, slot in slots if slot.wanted(group, param))
 
     def tensor_slots(self, present: tuple[str, ...]) -> tuple[str, ...]:
         """Those of ``present`` that are tensors like the parameter."""
@@ -75,19 +80,25 @@ class Schema:
         return (*slots, "step") if self.counts_steps else slots
 
     def inputs(
-        self, hyperparameters: tuple[float, ...], state: tuple[float, ...]
+        self,
+        hyperparameters: tuple[float, ...],
+        state: tuple[float, ...],
+        injected: tuple[float, ...] | None = None,
     ) -> tuple[float, ...]:
-        """What a scalar program takes: slots, the step to come, hyperparameters.
+        """What a scalar program takes: slots, the step to come, and all other numbers.
 
         Args:
             hyperparameters: the numbers among the group's values.
             state: the values of :meth:`numbers`, before the step.
+            injected: the values of :attr:`injected`; without them, ones.
         """
+        if injected is None:
+            injected = (1.0,) * len(self.injected)
         if not self.counts_steps:
-            return (*state, *hyperparameters)
+            return (*state, *injected, *hyperparameters)
         if self.wants_step:
-            return (*state[:-1], state[-1] + 1, *hyperparameters)
-        return (*state[:-1], *hyperparameters)
+            return (*state[:-1], state[-1] + 1, *injected, *hyperparameters)
+        return (*state[:-1], *injected, *hyperparameters)
 
 
 def read_schema(

@@ -37,14 +37,19 @@ class Slot:
             this function of the group is. Elsewhere the rule receives None.
         number: the slot is one number, which the rule receives as a scalar and may
             branch on. It is kept as a 0-d tensor.
+        of: the slot exists for the parameters of which this function is true. The rule
+            receives None for the others.
     """
 
     init: Callable[[Tensor, Group], Any] = zeros
     when: str | Callable[[Group], bool] | None = None
     number: bool = False
+    of: Callable[[Tensor], bool] | None = None
 
-    def wanted(self, group: Group) -> bool:
-        """Whether a parameter of this group has the slot."""
+    def wanted(self, group: Group, param: Tensor | None = None) -> bool:
+        """Whether a parameter of this group has the slot; without one, whether any."""
+        if self.of is not None and param is not None and not self.of(param):
+            return False
         if self.when is None:
             return True
         return bool(

@@ -17,6 +17,7 @@ from ..slot import number
 from . import jit, team, torch_abi
 from .formats import Format
 from .kernel import Kernel
+from .norm import squares
 from .reading import Reading
 from .survey import Member, Numbers
 from .table import CHUNK, Table
@@ -115,8 +116,10 @@ class Bucket:
         table.array("updated", np.zeros((cells, len(numbers))))
         table.array("values", np.zeros((cells, arguments), self.kernel.real))
         table.array("chunk", chunks)
+        table.array("sums", np.zeros(chunks.shape[1]))
         table.array("next_chunk", np.zeros(1, np.int64))
         self._traffic = sum(lengths) * (2 * sum(itemsizes) - itemsizes[-1])
+        self._gradient_bytes = sum(lengths) * itemsizes[-1]
         table.set(
             tensors=columns,
             written=len(written),
@@ -159,13 +162,22 @@ class Bucket:
         """
         return walk().check(self.table.address) == -1
 
-    def prepare(self) -> bool:
-        """Evaluate the rows of scalars; False if the rule would branch otherwise."""
+    def squares(self) -> float:
+        """The sum of the squared gradients."""
+        self.table.set(threads=team.threads_for(self._gradient_bytes))
+        return squares(self.formats["grad"])(self.table.address)
+
+    def prepare(self, injected: Numbers) -> bool:
+        """Evaluate the rows of scalars; False if the rule would branch otherwise.
+
+        Args:
+            injected: the numbers of the step itself.
+        """
         values, updated = self.table.arrays["values"], self.table.arrays["updated"]
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
             for index, row in enumerate(self._rows):
                 evaluated = self.reading.program.evaluate(
-                    *self.schema.inputs(row.hyperparameters, row.state)
+                    *self.schema.inputs(row.hyperparameters, row.state, injected)
                 )
                 if evaluated is None:
                     return False

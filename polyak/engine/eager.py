@@ -3,11 +3,16 @@
 It is the reference for every other engine, and serves what they cannot: devices without
 kernels, tensor subclasses, rules with leaves, sparse gradients, and steps that autograd
 must see (``differentiable=True``).
+
+The step of one parameter has three parts. What the rule takes is made first, by
+:func:`keywords`, :func:`gradient` and :func:`operand`; :func:`computed` calls it and
+writes nothing; then the results are written (:func:`update`), or become new tensors
+(:func:`renewed`, for :mod:`polyak.functional`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,9 +21,19 @@ from torch import Tensor
 
 from ..schema import Schema
 from ..slot import Group, number
-from .layout import memory
 
-__all__ = ["update"]
+__all__ = [
+    "apart",
+    "computed",
+    "gradient",
+    "keywords",
+    "operand",
+    "plain",
+    "renewed",
+    "update",
+]
+
+Rows = tuple[Tensor, ...]
 
 _NARROW = (torch.bfloat16, torch.float16)
 
@@ -33,6 +48,7 @@ def update(
     present: tuple[str, ...],
     first: bool,
     by_rows: bool,
+    injected: Sequence[Any] = (),
 ) -> None:
     """Apply a rule to one parameter and its state, in place.
 
@@ -45,24 +61,100 @@ def update(
         present: the slots there are.
         first: the state was made in this step.
         by_rows: the gradient is sparse, and only its rows are updated.
+        injected: the values that the schema's ``injected`` names.
     """
     live = bool(group.get("differentiable"))
     on_device = bool(group.get("capturable")) and param.device.type != "cpu"
-    as_tensors = live or on_device
-    keywords = {
-        name: _given(value, as_tensors) for name, value in schema.values(group).items()
-    }
-    step = _held(state["step"], on_device) + 1 if schema.counts_steps else None
+    held = {name: _held(state[name], on_device) for name in schema.numbers(present)}
+    step = held.pop("step") + 1 if schema.counts_steps else None
+    given = _as_they_are if live or on_device else _as_numbers
+    words = keywords(schema, group, given, step=step, first=first, injected=injected)
+    grad, rows = gradient(group, grad, by_rows=by_rows)
+    targets = {"param": param}
+    targets |= {name: state[name] for name in schema.tensor_slots(present)}
+    tensors = {name: operand(t, rows, copy=live) for name, t in targets.items()}
+    new = computed(schema, tensors, grad, held, words)
+    for name in targets:
+        others = (tensor for key, tensor in tensors.items() if key != name)
+        new[name] = apart(new[name], [*others, grad])
+    for name, target in targets.items():
+        _write(target, new[name], rows)
+    for name in held:
+        _write_number(state, name, new[name])
+    if schema.counts_steps:
+        _write_number(state, "step", step)
+
+
+# What the rule takes
+
+
+def keywords(
+    schema: Schema,
+    group: Group,
+    given: Callable[[Any], Any],
+    *,
+    step: Any,
+    first: bool,
+    injected: Sequence[Any],
+) -> dict[str, Any]:
+    """The keyword arguments of a rule.
+
+    Args:
+        schema: the rule.
+        group: the parameter's group.
+        given: a number or a tensor among the hyperparameters, as the rule takes it.
+        step: the number of this step.
+        first: the state was made in this step.
+        injected: the values that the schema's ``injected`` names.
+    """
+    values = schema.values(group).items()
+    words = {name: _each(value, given) for name, value in values}
+    words |= zip(schema.injected, injected, strict=True)
     if schema.wants_step:
-        keywords["step"] = step
+        words["step"] = step
     if schema.wants_first:
-        keywords["first"] = first
+        words["first"] = first
+    return words
+
+
+def _each(value: Any, given: Callable[[Any], Any]) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_each(part, given) for part in value)
+    return given(value)
+
+
+def _as_they_are(value: Any) -> Any:
+    return value if isinstance(value, Tensor) else plain(value)
+
+
+def _as_numbers(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else plain(value)
+
+
+def plain(value: Any) -> Any:
+    """A hyperparameter; of NumPy's numbers, which make arrays of tensors, a float."""
+    if isinstance(value, int | float) or not isinstance(value, Real):
+        return value
+    return float(value)
+
+
+def _held(value: Any, on_device: bool) -> Any:
+    return value if on_device else number(value)
+
+
+def gradient(
+    group: Group, grad: Tensor, *, by_rows: bool
+) -> tuple[Tensor, Rows | None]:
+    """A gradient as the rule computes with it, and the rows that it has.
+
+    Args:
+        group: the parameter's group.
+        grad: the gradient.
+        by_rows: it is sparse, and only its rows are updated. Otherwise it has none.
+    """
+    rows: Rows | None = None
     if group.get("maximize"):
         grad = -grad
-
-    tensor_slots = schema.tensor_slots(present)
-    targets = [param, *(state[name] for name in tensor_slots)]
-    rows: tuple[Tensor, ...] | None = None
     if grad.is_sparse and grad.dtype in _NARROW:
         grad = grad.float()  # before rows that occur twice are summed
     if by_rows:
@@ -70,52 +162,19 @@ def update(
         rows, grad = tuple(grad.indices()), grad.values()
     elif grad.is_sparse:
         grad = grad.to_dense()
-    sources = [_operand(target, rows, live) for target in targets]
-    slots: dict[str, Any] = dict.fromkeys(schema.slots)
-    slots |= dict(zip(tensor_slots, sources[1:], strict=True))
-    for name in schema.numbers(present):
-        if name != "step":
-            slots[name] = _held(state[name], on_device)
-
-    arguments = (sources[0], _operand(grad, None, False), *slots.values())
-    results = schema.rule(*arguments, **keywords)
-    results = results if isinstance(results, tuple) else (results,)
-    new = dict(zip(("param", *schema.slots), results, strict=True))
-    names = ("param", *tensor_slots)
-    held = (*targets, grad)
-    for target, name in zip(targets, names, strict=True):
-        new[name] = _apart(new[name], target, held)
-    for target, name in zip(targets, names, strict=True):
-        _write(target, new[name], rows)
-    for name in schema.numbers(present):
-        if name == "step":
-            _write_number(state, name, step)
-        else:
-            _write_number(state, name, new[name])
+    return operand(grad), rows
 
 
-def _given(value: Any, as_tensors: bool) -> Any:
-    """A hyperparameter as the rule receives it."""
-    if isinstance(value, tuple | list):
-        return tuple(_given(part, as_tensors) for part in value)
-    if isinstance(value, Tensor):
-        return value if as_tensors else value.item()
-    return value if isinstance(value, int | float) else _plain(value)
+def operand(tensor: Tensor, rows: Rows | None = None, *, copy: bool = False) -> Tensor:
+    """A tensor as the rule computes with it: real, and no narrower than float32.
 
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers would make arrays of tensors."""
-    return float(value) if isinstance(value, Real) else value
-
-
-def _held(value: Any, on_device: bool) -> Any:
-    return value if on_device else number(value)
-
-
-def _operand(tensor: Tensor, rows: Sequence[Tensor] | None, copy: bool) -> Tensor:
-    """A tensor as the rule computes with it: real, and no narrower than float32."""
+    Args:
+        tensor: a parameter or a slot.
+        rows: those that the rule computes with, if not with all.
+        copy: it is another tensor, which autograd may keep when this one is written.
+    """
     if rows is not None:
-        tensor = tensor[tuple(rows)]
+        tensor = tensor[rows]
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if tensor.dtype in _NARROW:
@@ -123,24 +182,70 @@ def _operand(tensor: Tensor, rows: Sequence[Tensor] | None, copy: bool) -> Tenso
     return tensor.clone() if copy else tensor
 
 
-def _apart(value: Any, target: Tensor, held: Sequence[Tensor]) -> Any:
-    """A result that does not change when another target is written."""
+# The call
+
+
+def computed(
+    schema: Schema,
+    tensors: Mapping[str, Tensor],
+    grad: Tensor,
+    numbers: Mapping[str, Any],
+    words: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the rule makes of its operands, by name; nothing is written.
+
+    Args:
+        schema: the rule.
+        tensors: the parameter, as ``"param"``, and the slots there are.
+        grad: the gradient.
+        numbers: the slots that are numbers.
+        words: the keyword arguments.
+    """
+    held = {**tensors, **numbers}
+    slots = (held.get(name) for name in schema.slots)
+    results = schema.rule(held["param"], grad, *slots, **words)
+    results = results if isinstance(results, tuple) else (results,)
+    return dict(zip(("param", *schema.slots), results, strict=True))
+
+
+# The results
+
+
+def apart(value: Any, others: Sequence[Tensor]) -> Any:
+    """A result that does not change when another tensor is written."""
     if not isinstance(value, Tensor) or not value.numel():
         return value
-    at = memory(value)
-    others = (tensor for tensor in held if tensor is not target)
-    return value.clone() if any(memory(other) == at for other in others) else value
+    at = _place(value)
+    return value.clone() if any(_place(other) == at for other in others) else value
 
 
-def _write(target: Tensor, value: Any, rows: Sequence[Tensor] | None) -> None:
+def _place(tensor: Tensor) -> int:
+    """What tells the memories of tensors apart."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)  # it has none of its own
+
+
+def renewed(target: Tensor, value: Any, rows: Rows | None = None) -> Tensor:
+    """A result as a new tensor of the target's kind."""
+    stored = _stored(target, value, rows).to(target.dtype)
+    return stored if rows is None else target.index_put(rows, stored)
+
+
+def _write(target: Tensor, value: Any, rows: Rows | None) -> None:
+    stored = _stored(target, value, rows)
     if rows is not None:
-        if target.is_complex():
-            value = torch.view_as_complex(value)
-        target.index_put_(tuple(rows), value.to(target.dtype))
-        return
+        target.index_put_(rows, stored.to(target.dtype))
+    else:
+        target.copy_(stored)
+
+
+def _stored(target: Tensor, value: Any, rows: Rows | None) -> Tensor:
+    """A result as a tensor, complex if the target is."""
     if not isinstance(value, Tensor):
-        value = torch.full_like(_operand(target, None, False), value)
-    target.copy_(torch.view_as_complex(value) if target.is_complex() else value)
+        value = torch.full_like(operand(target, rows), value)
+    return torch.view_as_complex(value) if target.is_complex() else value
 
 
 def _write_number(state: dict[str, Any], name: str, value: Any) -> None:

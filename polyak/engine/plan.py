@@ -24,6 +24,7 @@ from torch import Tensor
 from ..slot import number
 from . import eager
 from .bucket import Bucket
+from .inspection import inspect_gradients
 from .reading import Reading
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 from .watch import OTHER, SAME, Watch
@@ -69,13 +70,13 @@ class Plan:
         self.buckets: list[Bucket] = []
         self.eager: list[EagerMember] = []
         self._idle: list[Tensor] = []
+        self._made: list[tuple[Tensor, list[str]]] = []  # until a step has used it
         self._hyperparameters = Hyperparameters.of(optimizer)
-        made: list[tuple[Tensor, list[str]]] = []
         try:
-            members = list(self._collect(optimizer, made))
+            members = list(self._collect(optimizer))
             self._assign(optimizer, members)
         except BaseException:
-            _take_back(optimizer, made)
+            self._take_back(optimizer)
             raise
         self._brief = self.schema.wants_first and any(m.first for m in members)
         for member in members:
@@ -89,13 +90,11 @@ class Plan:
 
     # Making
 
-    def _collect(
-        self, optimizer: Optimizer, made: list[tuple[Tensor, list[str]]]
-    ) -> Iterator[Member]:
+    def _collect(self, optimizer: Optimizer) -> Iterator[Member]:
         """The parameters with gradients, their state completed."""
         seen: set[Tensor] = set()
+        own = self.schema.slots.keys() - self.schema.stage_slots
         for index, group in enumerate(optimizer.param_groups):
-            present = self.schema.present(group)
             for param in group["params"]:
                 if param in seen:
                     continue
@@ -105,11 +104,12 @@ class Plan:
                     self._idle.append(param)
                     continue
                 optimizer.check_gradient(param, grad, group)
+                present = self.schema.present(group, param)
                 missing = optimizer.missing_state(param, group, present)
-                first = bool(missing) and set(present) <= set(missing)
+                first = bool(missing) and own.isdisjoint(set(present) - set(missing))
                 if missing:
                     new = optimizer.initial_state(param, group, missing)
-                    made.append((param, missing))
+                    self._made.append((param, missing))
                     optimizer.state.setdefault(param, {}).update(new)
                 state = optimizer.state.get(param, {})
                 yield Member(param, grad, index, state, present, first)
@@ -150,11 +150,16 @@ class Plan:
         """Whether the plan is true of the optimizer and its tensors as they are now."""
         return (
             not self._brief
+            and self._unscales_as(optimizer)
             and self._same_objects(optimizer)
             and all(param.grad is None for param in self._idle)
             and all(map(self._eager_holds, self.eager))
             and all(bucket.holds() for bucket in self.buckets)
         )
+
+    def _unscales_as(self, optimizer: Optimizer) -> bool:
+        scale = getattr(optimizer, "grad_scale", None)
+        return scale is None or "grad_factor" in self.schema.injected
 
     def _same_objects(self, optimizer: Optimizer) -> bool:
         seen = self._watch.look(optimizer)
@@ -187,9 +192,23 @@ class Plan:
     # Running
 
     def run(self, optimizer: Optimizer) -> bool:
-        """Do one step; False, with nothing done, if the plan must be made anew."""
-        if not all(bucket.prepare() for bucket in self.buckets):
+        """Do one step; False, with nothing done, if the plan must be made anew.
+
+        A step that the gradients forbid is done by doing nothing but counting it.
+        """
+        try:
+            numbers = inspect_gradients(optimizer, self)
+        except BaseException:
+            self._take_back(optimizer)
+            raise
+        if numbers is None:
+            self._take_back(optimizer)
+            optimizer.skipped_steps += 1
+            return True
+        floats = tuple(map(number, numbers))
+        if not all(bucket.prepare(floats) for bucket in self.buckets):
             return False
+        self._made.clear()
         for entry in self.eager:
             member = entry.member
             assert member.param.grad is not None
@@ -202,6 +221,7 @@ class Plan:
                 present=member.present,
                 first=member.first,
                 by_rows=entry.by_rows,
+                injected=numbers,
             )
         for bucket in self.buckets:
             bucket.launch()
@@ -209,13 +229,16 @@ class Plan:
             self._watch = Watch(optimizer)
         return True
 
-
-def _take_back(optimizer: Optimizer, made: list[tuple[Tensor, list[str]]]) -> None:
-    for param, names in made:
-        for name in names:
-            optimizer.state[param].pop(name, None)
-        if not optimizer.state[param]:
-            del optimizer.state[param]
+    def _take_back(self, optimizer: Optimizer) -> None:
+        """Remove the state that was made for a step that was not done."""
+        if self._made:
+            optimizer._plan = None
+        for param, names in self._made:
+            for name in names:
+                optimizer.state[param].pop(name, None)
+            if not optimizer.state[param]:
+                del optimizer.state[param]
+        self._made.clear()
 
 
 def _dtypes(member: Member) -> Iterator[Any]:

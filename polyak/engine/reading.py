@@ -53,8 +53,8 @@ def read(
     Args:
         schema: the rule.
         situation: everything but numbers.
-        inputs: slot numbers, the step where the rule wants it, and the numbers of the
-            hyperparameters, in this order.
+        inputs: slot numbers, the step where the rule wants it, what is injected, and
+            the numbers of the hyperparameters, in this order.
     """
     with _lock:
         known = _readings.setdefault(schema, {}).setdefault(situation, [])
@@ -75,6 +75,7 @@ def _make(schema: Schema, situation: Situation, inputs: Sequence[float]) -> Read
     number_slots = tuple(name for name in present if schema.slots[name].number)
     slot_values = {name: next(numbers) for name in number_slots}
     scalars: dict[str, Any] = {"step": next(numbers)} if schema.wants_step else {}
+    scalars |= {name: next(numbers) for name in schema.injected}
     static: dict[str, Any] = {"first": situation.first} if schema.wants_first else {}
     for name, shape in zip(schema.hyperparameters, situation.skeletons, strict=True):
         if _has_number(shape):

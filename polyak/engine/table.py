@@ -41,6 +41,7 @@ _FIELDS = (
     "updated",  # double[rows][numbers]: what they become
     "values",  # real[rows][arguments]
     "chunk",  # i64[3][chunks]: tensor, first number, count of numbers
+    "sums",  # double[chunks]: of the squared gradients
     "next_chunk",  # i64: the first chunk that nobody has claimed
     # functions
     "kernel",

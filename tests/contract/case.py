@@ -47,6 +47,7 @@ class Case:
             those of torch's own test table.
         error_arguments: arguments that must be refused, each with the exception's type
             and a regular expression for its message, beside those of torch's table.
+        takes: what of torch's own error inputs it takes, by their descriptions.
         layouts: the kinds of parameters it takes, of :data:`LAYOUTS`.
         complex: it takes complex parameters.
         sparse: it takes sparse gradients: "no", "also" (they mean what the dense ones
@@ -72,6 +73,7 @@ class Case:
     reference: type[torch.optim.Optimizer] | None = None
     arguments: Mapping[str, Arguments] = field(default_factory=dict)
     error_arguments: Sequence[tuple[Arguments, type[Exception], str]] = ()
+    takes: tuple[str, ...] = ()
     layouts: tuple[str, ...] = tuple(LAYOUTS)
     complex: bool = True
     sparse: Literal["no", "also", "only"] = "no"

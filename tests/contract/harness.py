@@ -125,13 +125,17 @@ def parameters(
     *,
     requires_grad: bool = True,
 ) -> list[Parameter]:
-    """Parameters that the optimizer takes: those of ``layouts``, always the same."""
+    """Parameters that the optimizer takes: those of ``layouts``, always the same.
+
+    Where it takes but one of these, its first two layouts take their place.
+    """
     rng = torch.Generator().manual_seed(0)
-    taken = case_of(name).layouts
+    taken = [label for label in layouts if label in case_of(name).layouts]
+    if len(taken) < 2:
+        taken = list(case_of(name).layouts[:2])
     return [
         Parameter(LAYOUTS[label](dtype, rng), requires_grad=requires_grad)
-        for label in layouts
-        if label in taken
+        for label in taken
     ]
 
 

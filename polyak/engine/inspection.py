@@ -1,0 +1,101 @@
+"""What a step finds out about its gradients before it uses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..groups import named
+from ..slot import number
+
+if TYPE_CHECKING:
+    from ..optimizer import Optimizer
+    from .plan import Plan
+
+__all__ = ["inspect_gradients"]
+
+Factor = float | Tensor
+_LOW = (torch.bfloat16, torch.float16)
+_MANY = 3
+
+
+def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | None:
+    """The values that the plan's schema wants injected; None if no step is to be done.
+
+    The gradients are read once, and only if a stage asks for their norm or whether they
+    are finite.
+
+    Raises:
+        RuntimeError: a gradient is not finite, and the optimizer has
+            ``nonfinite="raise"``.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is not None and number(found_inf):
+        return None
+    scale = getattr(optimizer, "grad_scale", None)
+    factor: Factor = 1.0 if scale is None else 1.0 / number(scale)
+    limit, checks = optimizer.clip_grad_norm, optimizer.nonfinite != "ignore"
+    if limit is not None or checks:
+        norm = _norm(plan) * factor
+        if checks and not math.isfinite(norm):
+            bad = list(_nonfinite(optimizer))
+            if bad and optimizer.nonfinite == "raise":
+                _refuse(type(optimizer).__name__, bad)
+            if bad:
+                return None
+        if limit is not None:
+            factor = factor * _at_most_one(limit / (norm + 1e-6))
+    values = {"grad_factor": factor, "clip_grad_value": optimizer.clip_grad_value}
+    return tuple(values[name] for name in plan.schema.injected)
+
+
+def _norm(plan: Plan) -> Factor:
+    """The norm of all gradients as one vector; a tensor where autograd must see it."""
+    fused = math.sqrt(sum(bucket.squares() for bucket in plan.buckets))
+    if not plan.eager:
+        return fused
+    norms = [_norm_of(entry.member.param) for entry in plan.eager]
+    home = norms[0].device
+    parts = [*(norm.to(home) for norm in norms), norms[0].new_tensor(fused)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+    return norm if norm.requires_grad else norm.item()
+
+
+def _norm_of(param: Tensor) -> Tensor:
+    grad = _values(param)
+    dtype = torch.float32 if grad.dtype in _LOW else None
+    norm: Tensor = torch.linalg.vector_norm(grad, dtype=dtype)
+    return norm
+
+
+def _values(param: Tensor) -> Tensor:
+    """The numbers of a gradient."""
+    assert param.grad is not None
+    return param.grad.coalesce().values() if param.grad.is_sparse else param.grad
+
+
+def _at_most_one(x: Factor) -> Factor:
+    """The number itself if it is none: what was not finite is not hidden."""
+    if isinstance(x, Tensor):
+        return x.clamp(max=1.0)
+    return 1.0 if x > 1.0 else x
+
+
+def _nonfinite(optimizer: Optimizer) -> Iterator[str]:
+    """The parameters whose gradients are not finite."""
+    for name, param in named(optimizer.param_groups):
+        if param.grad is not None and not torch.isfinite(_values(param)).all():
+            yield f"parameter {name}"
+
+
+def _refuse(owner: str, bad: list[str]) -> None:
+    more = f" and {len(bad) - _MANY} more" if len(bad) > _MANY else ""
+    raise RuntimeError(
+        f"{owner}: the gradient of {', '.join(bad[:_MANY])}{more} is not finite; "
+        "nothing was changed. To leave such steps out instead, build the optimizer "
+        "with nonfinite='skip'."
+    )
