@@ -187,6 +187,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             cls._schemas[names] = staged(cls._schemas[()], names)
         return cls._schemas[names]
 
+    @property
+    def _any_slots(self) -> Schema:
+        """The rule with every slot that a stage can ask for."""
+        return self._schema_with(("ema_decay",))
+
     # Groups
 
     def add_param_group(self, param_group: Group) -> None:
@@ -249,6 +254,11 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         Returns:
             What the closure returned, or None.
         """
+        if self._swapped:
+            raise RuntimeError(
+                f"{type(self).__name__}.step() was called inside swapped(), where the "
+                "parameters are the averages: step after the block"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -264,11 +274,6 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     def _make_plan(self) -> Any:
         from .engine.plan import Plan
 
-        if self._swapped:
-            raise RuntimeError(
-                f"{type(self).__name__}.step() was called inside swapped(), where the "
-                "parameters are the averages: step after the block"
-            )
         self._plan = None
         # State made in inference mode could never be updated outside it.
         with torch.inference_mode(False), torch.no_grad():
@@ -327,11 +332,16 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 f"{owner} keeps no averages of its parameters: build it with "
                 "ema_decay=0.999, or another decay"
             )
-        params = [p for group in self.param_groups for p in group["params"]]
-        kept = [p for p in params if PARAM_EMA in self.state.get(p, ())]
+        kept = [
+            param
+            for group in self.param_groups
+            if group.get("ema_decay") is not None
+            for param in group["params"]
+            if PARAM_EMA in self.state.get(param, ())
+        ]
         if not kept:
             raise RuntimeError(f"{owner} has averaged nothing yet: do a step first")
-        outer, self._plan, self._swapped = self._swapped, None, True
+        outer, self._swapped = self._swapped, True
         try:
             with holding(kept, [self.state[param][PARAM_EMA] for param in kept]):
                 yield
@@ -361,7 +371,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     ) -> list[str]:
         """The names of the state that a parameter should have and has not."""
         state = self.state.get(param, {})
-        due = ("step", *present) if self.schema.counts_steps else present
+        due = ("step", *present) if self._any_slots.counts_steps else present
         return [name for name in due if state.get(name) is None]
 
     def initial_state(
@@ -370,15 +380,17 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         """Fresh values for the state ``names`` of a parameter."""
         made: dict[str, Any] = {}
         model = torch.view_as_real(param) if param.is_complex() else param
+        slots = self._any_slots.slots
         for name in names:
             if name == "step":
                 made[name] = self.loaded_step(param, 0.0, group)
                 continue
-            slot = self.schema.slots[name]
+            slot = slots[name]
             value = slot.init(model.detach(), group)
             if slot.number:
+                device = param.device if group.get("capturable") else "cpu"
                 made[name] = torch.tensor(
-                    number(value), dtype=_number_dtype(), device="cpu"
+                    number(value), dtype=_number_dtype(), device=device
                 )
             else:
                 made[name] = (
@@ -395,8 +407,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             name: the slot.
             value: what a checkpoint has for it.
         """
-        slots = self._schema_with(("ema_decay",)).slots if self._schemas else {}
-        slot = slots.get(name)
+        slot = self._any_slots.slots.get(name) if self._schemas else None
         if slot is None or slot.number or not isinstance(value, Tensor):
             return
         shape = param.shape

@@ -98,7 +98,7 @@ class Scheduler(FormulaLR):
             return self.value_at(step)
         schedule = self.schedules[name]
         return [
-            _value(schedule, step, base) if chosen else None
+            _value(schedule, step, base) if chosen and base is not None else None
             for base, chosen in zip(self.bases[name], self._chosen, strict=True)
         ]
 
@@ -111,7 +111,8 @@ class Scheduler(FormulaLR):
             for group, base, value in zip(
                 groups, bases, self.values_at(step, name), strict=True
             ):
-                group.setdefault(f"initial_{name}", base)
+                if base is not None:
+                    group.setdefault(f"initial_{name}", base)
                 if value is not None:
                     put(group, name, value)
 
@@ -154,7 +155,7 @@ def _chosen(groups: list[Group], indices: list[int] | None) -> list[bool]:
 
 
 def _base(group: Group, name: str) -> Any:
-    return kept(group.get(f"initial_{name}", group[name]))
+    return kept(group.get(f"initial_{name}", group.get(name)))
 
 
 def _tupled(value: Any) -> Any:
@@ -197,6 +198,8 @@ def _check_fits(owner: str, name: str, schedule: Any, group: Group) -> None:
             f"{nearest(name, [key for key in group if key != 'params'])}"
         )
     held = group[name]
+    if held is None:  # turned off in this group
+        return
     parts = schedule if isinstance(schedule, tuple) else (schedule,)
     if isinstance(held, tuple) != isinstance(schedule, tuple) or (
         isinstance(held, tuple) and len(held) != len(parts)

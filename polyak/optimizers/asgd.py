@@ -10,6 +10,7 @@ from ..bounds import at_least
 from ..optimizer import Optimizer
 from ..slot import Group, Slot, number
 from ..stages import Stages
+from ..terms import where
 
 __all__ = ["ASGD"]
 
@@ -99,7 +100,7 @@ class ASGD(Optimizer):
         if weight_decay:
             grad = grad + weight_decay * param
         param = (1 - lambd * eta) * param - eta * grad
-        ax = param if mu == 1 else ax + mu * (param - ax)
+        ax = where(mu == 1, param, ax + mu * (param - ax))
         eta = lr / (1 + lambd * lr * step) ** alpha
-        mu = 1 / max(1, step - t0)
+        mu = 1 / where(step > t0 + 1, step - t0, 1.0)
         return param, eta, mu, ax
