@@ -28,9 +28,14 @@ def lerp(start: Any, end: Any, weight: Any) -> Any:
     >>> lerp(1.0, 2.0, 0.25)
     1.25
     """
+    span = end - start
+    if isinstance(weight, Tensor):
+        return torch.where(
+            weight < 0.5, start + weight * span, end - (1 - weight) * span
+        )
     if weight < 0.5:
-        return start + weight * (end - start)
-    return end - (1 - weight) * (end - start)
+        return start + weight * span
+    return end - (1 - weight) * span
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

@@ -24,13 +24,18 @@ from ..slot import Group, number
 
 __all__ = [
     "apart",
+    "as_numbers",
     "computed",
     "gradient",
     "keywords",
     "operand",
     "plain",
     "renewed",
+    "stored",
     "update",
+    "watched",
+    "wide",
+    "write_number",
 ]
 
 Rows = tuple[Tensor, ...]
@@ -65,9 +70,10 @@ def update(
     """
     live = bool(group.get("differentiable"))
     on_device = bool(group.get("capturable")) and param.device.type != "cpu"
-    held = {name: _held(state[name], on_device) for name in schema.numbers(present)}
+    unread = on_device or watched()
+    held = {name: _held(state[name], unread) for name in schema.numbers(present)}
     step = held.pop("step") + 1 if schema.counts_steps else None
-    given = _as_they_are if live or on_device else _as_numbers
+    given = _as_they_are if live or unread else as_numbers
     words = keywords(schema, group, given, step=step, first=first, injected=injected)
     grad, rows = gradient(group, grad, by_rows=by_rows)
     targets = {"param": param}
@@ -80,9 +86,9 @@ def update(
     for name, target in targets.items():
         _write(target, new[name], rows)
     for name in held:
-        _write_number(state, name, new[name])
+        write_number(state, name, new[name])
     if schema.counts_steps:
-        _write_number(state, "step", step)
+        write_number(state, "step", step)
 
 
 # What the rule takes
@@ -127,7 +133,8 @@ def _as_they_are(value: Any) -> Any:
     return value if isinstance(value, Tensor) else plain(value)
 
 
-def _as_numbers(value: Any) -> Any:
+def as_numbers(value: Any) -> Any:
+    """A hyperparameter as the rule takes it, where tensors are read."""
     return value.item() if isinstance(value, Tensor) else plain(value)
 
 
@@ -138,8 +145,21 @@ def plain(value: Any) -> Any:
     return float(value)
 
 
-def _held(value: Any, on_device: bool) -> Any:
-    return value if on_device else number(value)
+def _held(value: Any, unread: bool) -> Any:
+    return wide(value) if unread and isinstance(value, Tensor) else number(value)
+
+
+def wide(scalar: Tensor) -> Tensor:
+    """A scalar that is not read, in the precision of scalars, if the device has it."""
+    return scalar if scalar.device.type == "mps" else scalar.double()
+
+
+def watched() -> bool:
+    """Whether every operation is to be seen by someone, who may have no numbers yet.
+
+    So it is in a dispatch mode, such as those of ``make_fx`` and ``FakeTensorMode``.
+    """
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def gradient(
@@ -215,6 +235,8 @@ def apart(value: Any, others: Sequence[Tensor]) -> Any:
     """A result that does not change when another tensor is written."""
     if not isinstance(value, Tensor) or not value.numel():
         return value
+    if torch.compiler.is_compiling():
+        return value.clone()  # a compiler sees by itself where it needs none
     at = _place(value)
     return value.clone() if any(_place(other) == at for other in others) else value
 
@@ -229,26 +251,27 @@ def _place(tensor: Tensor) -> int:
 
 def renewed(target: Tensor, value: Any, rows: Rows | None = None) -> Tensor:
     """A result as a new tensor of the target's kind."""
-    stored = _stored(target, value, rows).to(target.dtype)
-    return stored if rows is None else target.index_put(rows, stored)
+    made = stored(target, value, rows).to(target.dtype)
+    return made if rows is None else target.index_put(rows, made)
 
 
 def _write(target: Tensor, value: Any, rows: Rows | None) -> None:
-    stored = _stored(target, value, rows)
+    made = stored(target, value, rows)
     if rows is not None:
-        target.index_put_(rows, stored.to(target.dtype))
+        target.index_put_(rows, made.to(target.dtype))
     else:
-        target.copy_(stored)
+        target.copy_(made)
 
 
-def _stored(target: Tensor, value: Any, rows: Rows | None) -> Tensor:
+def stored(target: Tensor, value: Any, rows: Rows | None = None) -> Tensor:
     """A result as a tensor, complex if the target is."""
     if not isinstance(value, Tensor):
         value = torch.full_like(operand(target, rows), value)
     return torch.view_as_complex(value) if target.is_complex() else value
 
 
-def _write_number(state: dict[str, Any], name: str, value: Any) -> None:
+def write_number(state: dict[str, Any], name: str, value: Any) -> None:
+    """Keep a number in the state, as the kind of object that is there."""
     held = state[name]
     if not isinstance(held, Tensor):
         state[name] = type(held)(value)
