@@ -20,10 +20,18 @@ Closure = Callable[[], Any]
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """A place: the loss and the gradient there, and the step length that led to it."""
+    """What is known of one place.
+
+    Attributes:
+        loss: the loss.
+        grad: its gradient, a vector.
+        place: the parameters, a vector.
+        t: the step length that led to it.
+    """
 
     loss: float
     grad: Tensor
+    place: Tensor
     t: float | Tensor = 0
 
     @cached_property
@@ -39,13 +47,20 @@ class Iterate:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Objective:
-    """The loss as a function of one real vector, all the parameters end to end."""
+    """The loss as a function of one real vector, all the parameters end to end.
+
+    Where the closure raises, the parameters are left where it was called.
+    """
 
     params: list[Tensor]
     closure: Closure
 
     def evaluate(self, t: float | Tensor = 0) -> tuple[Any, Iterate]:
-        """What the closure returns, and the place where the parameters are."""
+        """What the closure returns, and what is known of where the parameters are."""
+        loss, grad = self._call()
+        return loss, Iterate(float(loss), grad, _flat(self.params), t)
+
+    def _call(self) -> tuple[Any, Tensor]:
         with torch.enable_grad():
             loss = self.closure()
         if loss is None:
@@ -53,15 +68,15 @@ class Objective:
                 "LBFGS needs a closure that returns the loss, and this one returned "
                 "None: end it with `return loss`"
             )
-        grads = [_dense_gradient(param) for param in self.params]
-        return loss, Iterate(float(loss), _flat(grads), t)
+        return loss, _flat([_dense_gradient(param) for param in self.params])
 
     def move(self, t: float | Tensor, direction: Tensor) -> None:
         """Add ``t * direction`` to the parameters."""
         torch._foreach_add_(*self._paired_with(direction), alpha=float(t))
 
-    def _put(self, vector: Tensor) -> None:
-        torch._foreach_copy_(*self._paired_with(vector))
+    def put(self, place: Tensor) -> None:
+        """Make a vector the parameters."""
+        torch._foreach_copy_(*self._paired_with(place))
 
     def _paired_with(self, vector: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters, and for each its part of a vector, in its shape."""
@@ -70,37 +85,31 @@ class Objective:
         shaped = [p.view_as(view) for p, view in zip(parts, views, strict=True)]
         return views, shaped
 
-    def jump(self, t: float | Tensor, direction: Tensor) -> Iterate | None:
-        """Move and evaluate; come back if that fails, or gives nothing finite."""
-        home = _flat(self.params)
-        there = None
-        try:
-            self.move(t, direction)
-            _, trial = self.evaluate(t)
-            if trial.is_finite:
-                there = trial
-        finally:
-            if there is None:
-                self._put(home)
-        return there
+    def jump(self, t: float | Tensor, direction: Tensor) -> Iterate:
+        """Move and evaluate."""
+        self.move(t, direction)
+        return self.evaluate(t)[1]
 
     def search(
-        self, t: float | Tensor, direction: Tensor, start: Point, budget: float
+        self,
+        t: float | Tensor,
+        direction: Tensor,
+        here: Iterate,
+        slope: Tensor,
+        budget: float,
     ) -> tuple[Iterate, int]:
         """Search along the direction and move to what is found; count the calls."""
-        home = _flat(self.params)
 
         def evaluate(t: float | Tensor) -> tuple[float, Tensor]:
-            try:
-                self.move(t, direction)
-                _, trial = self.evaluate(t)
-            finally:
-                self._put(home)
-            return trial.loss, trial.grad
+            self.move(t, direction)
+            loss, grad = self._call()
+            self.put(here.place)
+            return float(loss), grad
 
+        start = Point(0, here.loss, here.grad, slope)
         end, calls = strong_wolfe(evaluate, t, direction, start, max_trials=budget)
         self.move(end.t, direction)
-        return Iterate(end.loss, end.grad, end.t), calls
+        return Iterate(end.loss, end.grad, _flat(self.params), end.t), calls
 
 
 def _dense_gradient(param: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..bounds import at_least
-from ..linalg import Closure, Iterate, Objective, Point
+from ..checkpoint import LoadReport
+from ..linalg import Closure, Iterate, Objective
 from ..optimizer import Optimizer
 from ..slot import Group
 
@@ -63,11 +64,28 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
     One ``step`` makes up to ``max_iter`` iterations and calls the closure in each. It
     works on one real vector of all the parameters: complex numbers are pairs, sparse
-    gradients are made dense, missing ones are zero. All parameters are in one group, on
-    one device. The state takes the memory of ``2 * history_size`` copies of them.
+    gradients are made dense, missing ones are zero. All parameters are on one device.
+    The state takes the memory of ``2 * history_size`` copies of them.
+
+    The parameters of several groups are still one vector with one history. Only ``lr``
+    may differ: :math:`\gamma` is the largest, and the parameters of group :math:`i` are
+    measured in units of :math:`\sqrt{\gamma_i / \gamma}`. In the parameters themselves
+    that is a diagonal matrix :math:`R` of the ratios :math:`\gamma_i / \gamma`:
+
+    .. math::
+        d_0 = -R\,\nabla f(\theta_0), \qquad
+        H_k \text{ begins as } h_k R, \qquad
+        h_k = s_{k-1}^T y_{k-1} / y_{k-1}^T R\,y_{k-1}.
+
+    So each group follows the gradient with its own rate where nothing else is known. A
+    ratio is a guess of the scale, which the curvature corrects as it is learnt, and no
+    bound of the step. With 0 a group stands still. The matrix is positive definite
+    whatever the rates are, and a line search can follow the direction. The pairs know
+    nothing of the rates: schedulers may change each of them between steps. A group that
+    is added later makes the method begin anew, without state.
 
     Args:
-        params: tensors, (name, tensor) pairs, or one dict that defines the group.
+        params: tensors, (name, tensor) pairs, or dicts that define groups.
         lr: step length :math:`\gamma \ge 0`.
         max_iter: iterations in a step at most, from 1.
         max_eval: calls of the closure in a step at most, from 1; a line search may
@@ -87,14 +105,17 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
     began. A vector has an entry for each real number in the parameters; a number is a
     0-d tensor where it was computed from vectors.
 
-    A step to where the loss or its gradient is not finite is taken back and ends the
-    call with a warning; the next one begins with an empty history. A line search just
-    tries a shorter step. When the closure raises, parameters and state are those of the
-    last complete iteration.
+    A line search takes a loss or a gradient that is not finite for a step that was too
+    long. Without one, a move to such a place ends the call with a warning, and so does
+    a direction that overflows. Then, and when the closure raises, the parameters are
+    those with the lowest loss among the iterations of this call, its start included.
+    The next call begins there with an empty history; but if the closure raised right
+    after the best iteration, it goes on with the history of that. Where a call begins
+    with nothing finite, it changes nothing.
 
     Raises:
-        ValueError: a value out of its range, a second parameter group, or the state of
-            other parameters or of another order.
+        ValueError: a value out of its range, groups that differ in more than ``lr``, or
+            the state of other parameters or of another order.
         RuntimeError: an unknown ``line_search_fn``.
         TypeError: a step without closure, or a closure that returns no loss.
 
@@ -147,20 +168,33 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
 
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)
-        if len(self.param_groups) > 1:
+        try:
+            self._check_agreement()
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError(
-                "LBFGS doesn't support per-parameter options (parameter groups): give "
-                "it one list of parameters"
-            )
+            raise
+        # A vector of the state has an entry for each parameter: it is too short now.
+        self.state.clear()
 
-    def check_state(self, param: Tensor, label: str, name: str, value: Any) -> None:
+    def _check_agreement(self) -> None:
+        """Raise where groups differ in what belongs to the method as a whole."""
+        first = self.param_groups[0]
+        for index, group in enumerate(self.param_groups):
+            for name in self.defaults:
+                if name != "lr" and group[name] != first[name]:
+                    raise ValueError(
+                        "LBFGS is one method for all parameters, and its groups may "
+                        f"differ in lr alone: {name} is {first[name]!r} in group 0 and "
+                        f"{group[name]!r} in group {index}"
+                    )
+
+    def check_state(
+        self, param: Tensor, group: Group, label: str, name: str, value: Any
+    ) -> None:
         vectors = {"d": [value], "prev_flat_grad": [value]}.get(name, [])
         if name in ("old_dirs", "old_stps"):
             vectors = value or []
-        size = sum(
-            p.numel() * (1 + p.is_complex()) for p in _params(self.param_groups[0])
-        )
+        size = sum(map(_size, self.param_groups))
         for vector in vectors:
             if vector is not None and vector.shape != (size,):
                 raise ValueError(
@@ -169,7 +203,9 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                     "the checkpoint of another model? Nothing was loaded."
                 )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], **how: Any
+    ) -> LoadReport:
         names, saved = (
             [name for group in groups for name in group.get("param_names", ())]
             for groups in (self.param_groups, state_dict.get("param_groups", ()))
@@ -180,7 +216,7 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                 f"of LBFGS is of all of them end to end, here in the order {names}: "
                 "give them to LBFGS in the other order. Nothing was loaded."
             )
-        super().load_state_dict(state_dict)
+        return super().load_state_dict(state_dict, **how)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -198,14 +234,18 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                 "LBFGS.step() needs a closure that clears the gradients, computes the "
                 "loss, calls backward() on it and returns it"
             )
-        (group,) = self.param_groups
-        self.check_group(group)
-        params = _params(group)
+        for group in self.param_groups:
+            self.check_group(group)
+        self._check_agreement()
+        params = [param for group in self.param_groups for param in _params(group)]
         objective = Objective(params, closure)
         loss, here = objective.evaluate()
         if here.grad.numel() == 0:
             return loss
         state = self.state[params[0]]
+        direction = state.get("d")
+        if direction is not None and direction.shape != here.grad.shape:
+            state.clear()  # A group was taken out.
         state.setdefault("func_evals", 0)
         state.setdefault("n_iter", 0)
         state["func_evals"] += 1
@@ -214,18 +254,13 @@ class LBFGS(Optimizer, torch.optim.LBFGS):
                 "the loss or its gradient is not finite where the step begins, so "
                 "nothing was changed: the cause is in the parameters or the data"
             )
-        elif here.largest > group["tolerance_grad"]:
-            latest: State = {}
-            try:
-                for done in _iterations(objective, here, group, state):
-                    latest = done
-            finally:
-                state.update(latest)
-            if state["n_iter"] == 0:
+        elif here.largest > self.param_groups[0]["tolerance_grad"]:
+            method = _Method.of(self.param_groups, objective, here.grad)
+            if not _minimize(method, here, state):
                 _warn(
-                    "the last move led to where the loss or its gradient is not "
-                    "finite, and was taken back: try a smaller lr, or "
-                    "line_search_fn='strong_wolfe'"
+                    "a move led to where the loss or its gradient is not finite, and "
+                    "all after the lowest loss of this step was taken back: try a "
+                    "smaller lr, or line_search_fn='strong_wolfe'"
                 )
         return loss
 
@@ -234,45 +269,112 @@ def _warn(problem: str) -> None:
     warnings.warn(f"LBFGS: {problem}", RuntimeWarning, stacklevel=6)
 
 
+@dataclass(frozen=True, eq=False)
+class _Method:
+    r"""What a step works with.
+
+    Attributes:
+        objective: the loss.
+        group: the hyperparameters, of which ``lr`` is the largest of all groups.
+        ratios: the diagonal of :math:`R`, or None where it is 1.
+    """
+
+    objective: Objective
+    group: Group
+    ratios: Tensor | None
+
+    @classmethod
+    def of(cls, groups: list[Group], objective: Objective, like: Tensor) -> _Method:
+        """The method for several groups, with vectors like the given one."""
+        group = max(groups, key=lambda group: float(group["lr"]))
+        largest = float(group["lr"])
+        if all(float(other["lr"]) == largest for other in groups):
+            return cls(objective, group, None)
+        ratios = [
+            like.new_full((_size(other),), float(other["lr"]) / largest)
+            for other in groups
+        ]
+        return cls(objective, group, torch.cat(ratios))
+
+    def scaled(self, vector: Tensor) -> Tensor:
+        """The product of :math:`R` and a vector."""
+        return vector if self.ratios is None else vector * self.ratios
+
+    def in_units(self, grad: Tensor) -> Tensor:
+        """A gradient by the parameters as they are measured."""
+        return grad if self.ratios is None else grad * self.ratios.sqrt()
+
+    def moving(self, vector: Tensor) -> Tensor:
+        """A vector without what belongs to groups that stand still."""
+        return vector if self.ratios is None else vector * self.ratios.sign()
+
+
+def _minimize(method: _Method, here: Iterate, state: State) -> bool:
+    """Iterate, and go back to the best place when that is broken off.
+
+    Returns:
+        Whether all was finite.
+    """
+    best = reached = here
+    latest: State = {}
+    try:
+        for done, reached in _iterations(method, here, state):
+            latest = done
+            if reached.loss < best.loss:
+                best = reached
+    except BaseException:
+        method.objective.put(best.place)
+        if best is not reached:
+            latest["n_iter"] = 0
+        raise
+    finally:
+        state.update(latest)
+    finite = bool(state["n_iter"] > 0)
+    if not finite:
+        method.objective.put(best.place)
+    return finite
+
+
 def _iterations(
-    objective: Objective, here: Iterate, group: Group, state: State
-) -> Iterator[State]:
+    method: _Method, here: Iterate, state: State
+) -> Iterator[tuple[State, Iterate]]:
     """Iterate until a limit is reached (Nocedal & Wright, algorithm 7.5).
 
     Yields:
-        The state after each iteration. ``n_iter`` is 0 if it found nothing finite: then
-        the next iteration begins with an empty history.
+        The state after each iteration, and the last place that was evaluated. If that
+        is not finite, ``n_iter`` is 0: the next iteration begins with an empty history.
     """
+    objective, group = method.objective, method.group
     iterations, evaluations = 0, 1
     while True:
         iterations += 1
-        plan = _next_direction(here, group, state)
+        plan = _next_direction(method, here, state)
         direction, t = plan["d"], plan["t"]
         slope = here.grad.dot(direction).cpu()
         if slope > -group["tolerance_change"]:
-            yield plan
+            yield plan, here
             return
         last = iterations >= group["max_iter"]
-        there: Iterate | None
         if not slope.isfinite():
-            there, calls = None, 0
-        elif group["line_search_fn"] is not None:
-            start = Point(0, here.loss, here.grad, slope)
+            yield state | {"n_iter": 0}, here
+            return
+        if group["line_search_fn"] is not None:
             budget = group["max_eval"] - evaluations
-            there, calls = objective.search(t, direction, start, budget)
+            there, calls = objective.search(t, direction, here, slope, budget)
         elif last:
             # Nobody asks for the loss there: the next step may see other data.
             objective.move(t, direction)
-            there, calls = Iterate(here.loss, here.grad, t), 0
+            yield plan, here
+            return
         else:
             there, calls = objective.jump(t, direction), 1
         evaluations += calls
         plan["func_evals"] += calls
-        if there is None:
-            yield state | {"n_iter": 0, "func_evals": plan["func_evals"]}
+        if not there.is_finite:
+            yield state | {"n_iter": 0, "func_evals": plan["func_evals"]}, here
             return
         state = plan | {"t": there.t}
-        yield state
+        yield state, there
         if last or evaluations >= group["max_eval"]:
             return
         if _converged(here, there, direction, group):
@@ -289,24 +391,27 @@ def _converged(here: Iterate, there: Iterate, direction: Tensor, group: Group) -
     )
 
 
-def _next_direction(here: Iterate, group: Group, state: State) -> State:
+def _next_direction(method: _Method, here: Iterate, state: State) -> State:
     """The direction and the step length to try: the state to be if the step is made."""
+    group = method.group
     lr = _as_it_is(group["lr"])
     counts = {"n_iter": state["n_iter"] + 1, "func_evals": state["func_evals"]}
     origin = {"prev_flat_grad": here.grad, "prev_loss": here.loss}
     if state["n_iter"] == 0:
         # The curvature is not known. The changes of all parameters sum to lr at most.
-        shrink = 1.0 / here.grad.abs().sum().cpu()
+        direction = method.scaled(here.grad.neg())
+        shrink = 1.0 / method.in_units(here.grad).abs().sum().cpu()
         t = (shrink if shrink < 1.0 else 1.0) * lr
         empty = _History([], [], [], 1)
-        return counts | {"d": here.grad.neg(), "t": t} | vars(empty) | origin
+        return counts | {"d": direction, "t": t} | vars(empty) | origin
     history = _History(*(state[name] for name in _History.__dataclass_fields__))
     y = here.grad - state["prev_flat_grad"]
     s = state["d"] * state["t"]
-    history = history.extended(y, s, group["history_size"])
-    direction, alphas = _two_loops(here.grad, history)
+    history = history.extended(y, s, method)
+    product, alphas = _two_loops(method.moving(here.grad.neg()), history, method)
     al = alphas + [None] * (group["history_size"] - len(alphas))
-    return counts | {"al": al, "d": direction, "t": lr} | vars(history) | origin
+    found = {"al": al, "d": method.moving(product), "t": lr}
+    return counts | found | vars(history) | origin
 
 
 def _as_it_is(lr: float | Tensor) -> float | Tensor:
@@ -322,8 +427,8 @@ class _History:
         old_dirs: :math:`y`, the changes of the gradient.
         old_stps: :math:`s`, the steps.
         ro: :math:`\rho = 1 / y^T s`.
-        H_diag: :math:`h`, where the matrix begins: the inverse of the curvature along
-            the last step.
+        H_diag: :math:`h`: the matrix begins as :math:`h R`, with the inverse of the
+            curvature along the last step.
     """
 
     old_dirs: list[Tensor]
@@ -331,38 +436,42 @@ class _History:
     ro: list[Tensor]
     H_diag: float | Tensor
 
-    def extended(self, y: Tensor, s: Tensor, size: int) -> _History:
-        """With one more step, and the oldest of more than ``size`` forgotten.
+    def extended(self, y: Tensor, s: Tensor, method: _Method) -> _History:
+        """With one more step, and the oldest forgotten if they are too many.
 
         A step along which the loss is not convex is left out: with it, the matrix would
-        not be positive definite, and the direction might not descend.
+        not be positive definite, and the direction might not descend. Likewise one that
+        tells nothing of the groups that move now.
         """
-        ys = y.dot(s)
-        if not ys > 1e-10:
+        ys, yy = y.dot(s), y.dot(method.scaled(y))
+        if not ys > 1e-10 or (method.ratios is not None and not yy > 0):
             return self
+        size = method.group["history_size"]
         return _History(
             [*self.old_dirs, y][-size:],
             [*self.old_stps, s][-size:],
             [*self.ro, 1.0 / ys][-size:],
-            ys / y.dot(y),
+            ys / yy,
         )
 
 
-def _two_loops(grad: Tensor, history: _History) -> tuple[Tensor, list[Tensor]]:
-    r"""The direction :math:`-H \nabla f`, and the :math:`\alpha` (algorithm 7.4).
+def _two_loops(
+    vector: Tensor, history: _History, method: _Method
+) -> tuple[Tensor, list[Tensor]]:
+    r"""The product of :math:`H` and a vector, and the :math:`\alpha` (algorithm 7.4).
 
     The first loop applies the right factors :math:`I - \rho y s^T`, newest first; the
     second the left ones on the way back, and adds the terms :math:`\rho s s^T`.
     """
     pairs = list(zip(history.old_dirs, history.old_stps, history.ro, strict=True))
     alphas = []
-    q = grad.neg()
+    q = vector.clone()
     for y, s, rho in reversed(pairs):
         alpha = s.dot(q) * rho
         _add_multiple(q, y, alpha, sign=-1)
         alphas.append(alpha)
     alphas.reverse()
-    r = q * history.H_diag
+    r = method.scaled(q) * history.H_diag
     for (y, s, rho), alpha in zip(pairs, alphas, strict=True):
         beta = y.dot(r) * rho
         _add_multiple(r, s, alpha - beta)
@@ -375,6 +484,11 @@ def _add_multiple(total: Tensor, vector: Tensor, factor: Tensor, sign: int = 1) 
     else:
         # The factor stays on the device, and nothing waits for it.
         total.addcmul_(vector, factor, value=sign)
+
+
+def _size(group: Group) -> int:
+    """How many real numbers the parameters of a group have."""
+    return sum(param.numel() * (1 + param.is_complex()) for param in _params(group))
 
 
 def _params(group: Group) -> list[Tensor]:

@@ -2,7 +2,7 @@ from tests.contract.case import Case
 
 case = Case(
     closure=True,
-    groups=False,
+    joint=True,
     kernel=False,
     # torch's flattens gradients with `view`, which other layouts do not allow.
     layouts=("matrix", "vector", "scalar", "empty", "images", "sliced"),

@@ -56,6 +56,9 @@ class Case:
         closure: ``step`` needs a closure.
         stateful: arguments with which it keeps state, if the defaults do not.
         groups: it takes more than one group.
+        joint: all parameters are one vector to it, so that a parameter's step depends
+            on the others, and groups may differ in ``lr`` alone. The reference takes
+            one group.
         kernel: its step is a kernel, where the parameters allow it.
         bounded: a hyperparameter and a value that is out of its bounds.
         ulps: how many units in the last place a step may differ from the reference's,
@@ -81,6 +84,7 @@ class Case:
     closure: bool = False
     stateful: Arguments = field(default_factory=dict)
     groups: bool = True
+    joint: bool = False
     kernel: bool = True
     bounded: tuple[str, Any] = ("lr", -1.0)
     ulps: float = 4

@@ -59,6 +59,8 @@ def optimizers(keep: Callable[[Case], bool]) -> pytest.MarkDecorator:
 
 every_optimizer = optimizers(lambda case: True)
 every_grouped_optimizer = optimizers(lambda case: case.groups)
+# Those whose groups do not depend on each other.
+every_separable_optimizer = optimizers(lambda case: case.groups and not case.joint)
 # All but those that compute the gradients themselves, by a closure.
 every_given_gradients = optimizers(lambda case: not case.closure)
 

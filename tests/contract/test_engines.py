@@ -11,7 +11,7 @@ from tests.contract.harness import (
     NAMES,
     argument_sets,
     case_of,
-    every_grouped_optimizer,
+    every_separable_optimizer,
     find_case,
     give_gradients,
     make,
@@ -90,7 +90,7 @@ def test_threads_do_not_change_a_bit(name, many_threads):
     assert_same(*runs)
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_company_does_not_change_a_bit(name):
     """A parameter's step does not depend on what else the optimizer holds."""
     together = ours(name)(parameters(name, DENSE))

@@ -20,6 +20,7 @@ from tests.contract.harness import (
     case_of,
     every_grouped_optimizer,
     every_optimizer,
+    every_separable_optimizer,
     make,
     ours,
     parameters,
@@ -268,7 +269,7 @@ def test_a_group_takes_the_defaults_it_does_not_give(name):
             assert second[key] is value
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_a_group_added_in_the_middle_trains_as_torchs(name):
     """Its parameters begin at their own first step."""
     pairs = []

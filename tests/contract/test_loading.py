@@ -17,8 +17,8 @@ from tests.contract.comparison import (
 from tests.contract.harness import (
     case_of,
     every_given_gradients,
-    every_grouped_optimizer,
     every_optimizer,
+    every_separable_optimizer,
     make,
     ours,
     parameters,
@@ -309,7 +309,7 @@ def test_state_finds_its_parameter_by_name(name):
         assert_same(shuffled.state.get(param), source.state.get(trained_param))
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_state_finds_its_parameter_by_name_in_its_group(name):
     """The parameters of a group are its own; their order in it does not matter."""
     params = parameters(name)

@@ -17,6 +17,7 @@ from tests.contract.harness import (
     case_of,
     every_grouped_optimizer,
     every_optimizer,
+    every_separable_optimizer,
     find_case,
     make,
     ours,
@@ -122,7 +123,7 @@ def test_flags_do_not_change_the_steps(name, flag, arguments):
     assert_same_steps(name, actual, expected, steps=4, like_params=alike)
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_groups_have_their_own_values(name):
     """One group for each argument set, all in one optimizer."""
     groups = deepcopy(list(argument_sets(name).values()))

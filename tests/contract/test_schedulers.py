@@ -9,8 +9,8 @@ from tests.contract.harness import (
     advance,
     before_lr_changes,
     case_of,
-    every_grouped_optimizer,
     every_optimizer,
+    every_separable_optimizer,
     make,
     ours,
     parameters,
@@ -86,7 +86,7 @@ def test_a_scheduler_does_not_see_a_step_that_was_none(name):
     schedule.step()
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_schedules_over_several_groups(name):
     """Each group has its own rate."""
     pair = []

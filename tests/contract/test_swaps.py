@@ -9,7 +9,7 @@ from tests.contract.harness import (
     advance,
     case_of,
     every_given_gradients,
-    every_grouped_optimizer,
+    every_separable_optimizer,
     find_case,
     make,
     optimizers,
@@ -130,7 +130,7 @@ def test_the_next_step_uses_what_is_there(name, swap):
     assert_same_training(*pair, find_case(name).ulps * 6, scales)
 
 
-@every_grouped_optimizer
+@every_separable_optimizer
 def test_a_group_that_is_taken_out_stands_still(name):
     """Groups may be removed from the list."""
     pair = []
