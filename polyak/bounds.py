@@ -12,7 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Check", "above", "at_least", "at_most", "between", "each", "nearest", "one_of"]
+__all__ = [
+    "Check",
+    "above",
+    "at_least",
+    "at_most",
+    "between",
+    "each",
+    "nearest",
+    "one_of",
+]
 
 Check = Callable[[str, str, Any], None]
 """``check(owner, name, value)`` raises if an optimizer cannot take the value."""

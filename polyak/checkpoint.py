@@ -8,22 +8,28 @@ copies (nothing is shared with the source), and keeps the dtype of every state t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from .bounds import nearest
 from .engine.layout import memory
+from .groups import ALGORITHM
+from .matching import Match, Matching, Pair, match_groups
 from .slot import Group
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Hyperparams", "LoadReport", "pack", "unpack"]
 
 StateDict = dict[str, Any]
+_Transfer = tuple[Tensor, Tensor]  # a live tensor, and what it will take
+Hyperparams = Literal["checkpoint", "current"] | Collection[str]
 
 # How a step is computed is this run's choice, not the checkpoint's.
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
@@ -52,152 +58,213 @@ def _shallow(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
-def unpack(optimizer: Optimizer, state_dict: StateDict) -> None:
+@dataclass(frozen=True)
+class LoadReport:
+    """What did not fit when a state dict was loaded; all empty where all did.
+
+    Attributes:
+        missing: parameters of the optimizer that the state dict lacks.
+        unexpected: those of the state dict that the optimizer lacks.
+        mismatched: what both have and does not fit, with the reason.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{kind}: {', '.join(found)}" for kind, found in vars(self).items() if found
+        ]
+        return "\n".join(lines) or "everything fits"
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def unpack(
+    optimizer: Optimizer,
+    state_dict: StateDict,
+    *,
+    strict: bool = True,
+    match: Match = "auto",
+    hyperparams: Hyperparams = "checkpoint",
+) -> LoadReport:
     """Load a state dict into an optimizer, or raise and change nothing.
 
-    Raises:
-        ValueError: the groups differ in number or size, a hyperparameter is out of its
-            bounds, or a slot has not the shape of its parameter.
+    The arguments are those of :meth:`.Optimizer.load_state_dict`.
     """
-    saved_groups = state_dict["param_groups"]
-    _check_sizes(optimizer.param_groups, saved_groups)
-    owner_of = _owners(optimizer.param_groups, saved_groups)
+    lacking = {"state", "param_groups"} - state_dict.keys()
+    if lacking:
+        raise ValueError(
+            f"the state dict lacks {' and '.join(sorted(lacking))}: is it of an "
+            "optimizer? Nothing was loaded."
+        )
+    live = optimizer.param_groups
+    keep = _kept(optimizer, state_dict["param_groups"], hyperparams)
+    matching = match_groups(
+        live, state_dict["param_groups"], match, strict=strict, kept=keep
+    )
+    mismatched = matching.ambiguous
+    if strict and mismatched:
+        raise ValueError(
+            f"{mismatched[0]}. Nothing was loaded: hyperparams='current' keeps those "
+            "of this run."
+        )
 
+    for group, source in zip(live, matching.sources, strict=True):
+        _check_algorithm(group, source or {})
     groups = [
-        _loaded_group(optimizer, group, saved)
-        for group, saved in zip(optimizer.param_groups, saved_groups, strict=True)
+        _loaded_group(optimizer.in_charge(group), group, saved, keep)
+        for group, saved in zip(live, matching.sources, strict=True)
     ]
     for group in groups:
-        optimizer.check_group(group)
+        optimizer.in_charge(group).check_group(group)
+    owned = {key for group in state_dict["param_groups"] for key in group["params"]}
+    pairs = {pair.key: pair for pair in matching.pairs}
     state: dict[Any, Any] = {}
+    transfers: list[_Transfer] = []
+    untouched = _unmatched(live, matching)
     for key, saved in state_dict["state"].items():
-        if key in owner_of:
-            param, label = owner_of[key]
-            held = optimizer.state.get(param, {})
-            state[param] = _loaded_state(optimizer, param, label, saved, held)
-        else:
-            state[key] = saved
+        if key not in owned:
+            state[key] = deepcopy(saved)
+        if key not in pairs:
+            continue
+        pair = pairs[key]
+        try:
+            owner = optimizer.in_charge(pair.group)
+            state[pair.param], inside = _loaded_state(owner, pair, saved)
+            transfers += inside
+        except ValueError as error:
+            if strict:
+                raise
+            mismatched.append(str(error).removesuffix(" Nothing was loaded."))
+            untouched.add(pair.param)
 
-    for group, loaded in zip(optimizer.param_groups, groups, strict=True):
+    for group, loaded in zip(live, groups, strict=True):
         group.update(loaded)
-    _replace(optimizer.state, state)
+    _transfer(transfers)
+    _replace(optimizer.state, state, untouched)
+    optimizer._fresh &= untouched
+    return LoadReport(matching.missing, matching.unexpected, mismatched)
 
 
-def _check_sizes(groups: list[Group], saved: list[Group]) -> None:
-    if len(groups) != len(saved):
+def _check_algorithm(group: Group, saved: Group) -> None:
+    own, other = group.get(ALGORITHM), saved.get(ALGORITHM)
+    if None not in (own, other) and own != other:
         raise ValueError(
-            "loaded state dict has a different number of parameter groups: "
-            f"{len(saved)}, where the optimizer has {len(groups)}"
+            f"loaded state dict has a group of {other} where the optimizer has one of "
+            f"{own}: build it from the same optimizers in the same order, or with "
+            "names, which are found in any. Nothing was loaded."
         )
-    for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
-        if len(group["params"]) != len(other["params"]):
+
+
+def _kept(
+    optimizer: Optimizer, saved: list[Group], hyperparams: Hyperparams
+) -> Container[str]:
+    """The hyperparameters that stay as they are."""
+    groups = [*optimizer.param_groups, *saved]
+    known = [key for group in groups for key in group if key != "params"]
+    if hyperparams == "checkpoint":
+        return _IMPLEMENTATION
+    if hyperparams == "current":
+        return _Everything()
+    if isinstance(hyperparams, str) or not isinstance(hyperparams, Collection):
+        raise ValueError(
+            "hyperparams must be 'checkpoint', 'current', or the names of those that "
+            f"stay as they are, got {hyperparams!r}. Nothing was loaded."
+        )
+    for name in hyperparams:
+        if name not in known:
             raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the "
-                f"size of optimizer's group: group {index} has {len(other['params'])} "
-                f"parameters there and {len(group['params'])} here"
+                f"hyperparams names {name!r}, which {type(optimizer).__name__} does "
+                f"not have.{nearest(str(name), known)} Nothing was loaded."
             )
+    return {*hyperparams, *_IMPLEMENTATION}
 
 
-def _owners(groups: list[Group], saved: list[Group]) -> dict[int, tuple[Tensor, str]]:
-    """The parameter that each saved one is, and what to call it in errors.
+class _Everything:
+    def __contains__(self, name: object) -> bool:
+        return True
 
-    They are matched by name where both sides have the same names, in any order; by
-    position where one has none, or where all names are others (a model that was wrapped
-    since). Names that agree in part are an error.
-    """
-    ids = [key for group in saved for key in group["params"]]
-    params = [param for group in groups for param in group["params"]]
-    names = [name for group in groups for name in group.get("param_names", ())]
-    old_names = [name for group in saved for name in group.get("param_names", ())]
-    if not _share_names(names, old_names):
-        labels = (f"parameter {key}" for key in ids)
-        return dict(zip(ids, zip(params, labels, strict=True), strict=True))
-    by_name = dict(zip(names, params, strict=True))
-    missing = [name for name in names if name not in set(old_names)]
-    unexpected = [name for name in old_names if name not in by_name]
-    if missing or unexpected:
-        raise ValueError(
-            f"loaded state dict lacks parameters {missing} of the optimizer and has "
-            f"{unexpected}, which the optimizer does not. Nothing was loaded."
-        )
-    return {
-        key: (by_name[name], f"parameter {name!r}")
-        for key, name in zip(ids, old_names, strict=True)
+
+def _unmatched(groups: list[Group], matching: Matching) -> set[Tensor]:
+    """The parameters whose state stays as it is."""
+    matched = {pair.param for pair in matching.pairs}
+    return {param for group in groups for param in group["params"]} - matched
+
+
+def _loaded_group(
+    optimizer: Optimizer, group: Group, saved: Group | None, keep: Container[str]
+) -> Group:
+    own = {"params", "param_names", *optimizer.constants}
+    if saved is not None and not _names_are_ours(group, saved):
+        own.remove("param_names")
+    loaded = {
+        key: deepcopy(value)
+        for key, value in (saved or {}).items()
+        if key not in own and key not in keep
     }
-
-
-def _share_names(names: list[str], old_names: list[str]) -> bool:
-    return not set(names).isdisjoint(old_names) and len(set(names)) == len(names)
-
-
-def _loaded_group(optimizer: Optimizer, group: Group, saved: Group) -> Group:
-    own = ("params", *_IMPLEMENTATION, *optimizer.constants)
-    names = group.get("param_names", ())
-    if _share_names(names, saved.get("param_names", ())):
-        own = (*own, "param_names")
-    loaded = {key: deepcopy(saved[key]) for key in saved if key not in own}
     return {**group, **loaded}
 
 
+def _names_are_ours(group: Group, saved: Group) -> bool:
+    """Whether a group keeps its names: where the saved ones are, in part, the same."""
+    return not set(group.get("param_names", ())).isdisjoint(
+        saved.get("param_names", ())
+    )
+
+
 def _loaded_state(
-    optimizer: Optimizer, param: Tensor, label: str, saved: Any, held: Mapping[str, Any]
-) -> Any:
+    optimizer: Optimizer, pair: Pair, saved: Any
+) -> tuple[Any, list[_Transfer]]:
+    """The state of a parameter, and what its live tensors are still to take."""
     if not isinstance(saved, Mapping):
-        return deepcopy(saved)
-    return {
-        name: _staged(optimizer, param, label, name, value, held.get(name))
-        for name, value in saved.items()
-    }
+        return deepcopy(saved), []
+    optimizer.check_slots(pair.group, pair.label, saved)
+    held = optimizer.state.get(pair.param, {})
+    loaded: dict[str, Any] = {}
+    transfers: list[_Transfer] = []
+    for name, value in saved.items():
+        optimizer.check_state(pair.param, pair.group, pair.label, name, value)
+        target = held.get(name)
+        if not _fits(target, value):
+            value = _made(optimizer, pair, name, value)
+        if _fits(target, value):
+            transfers.append((target, value))
+            value = target
+        loaded[name] = value
+    return loaded, transfers
 
 
-def _staged(
-    optimizer: Optimizer, param: Tensor, label: str, name: str, value: Any, target: Any
-) -> Any:
-    """A value as it will be in the state: a copy, or what a live tensor will take."""
+def _made(optimizer: Optimizer, pair: Pair, name: str, value: Any) -> Any:
+    """A value as this optimizer has it: a copy."""
     if name == "step":
-        value = optimizer.loaded_step(param, value)
-        return _Into(target, value) if _fits(target, value) else value
-    optimizer.check_state(param, label, name, value)
-    if not isinstance(value, Tensor):
-        return _copied(param, value)
-    return _Into(target, value) if _fits(target, value) else _like(param, value)
+        return optimizer.loaded_step(pair.param, value, pair.group)
+    value = optimizer.loaded_number(pair.param, pair.group, name, value)
+    return _copied(pair.param, value)
 
 
 def _like(param: Tensor, value: Tensor) -> Tensor:
     """A copy on the parameter's device, laid out as the parameter is."""
-    if value.layout is torch.strided and value.shape == param.shape:
-        copy = torch.empty_like(
-            param, dtype=value.dtype, memory_format=torch.preserve_format
-        ).detach()
-        return copy.copy_(value.detach())
-    return value.detach().to(param.device, copy=True)
+    if value.layout is not torch.strided or value.shape != param.shape:
+        return value.detach().to(param.device, copy=True)
+    if value.device == param.device and value.stride() == param.stride():
+        return value.clone()
+    copy = torch.empty_like(
+        param, dtype=value.dtype, memory_format=torch.preserve_format
+    ).detach()
+    return copy.copy_(value.detach())
 
 
 def _copied(param: Tensor, value: Any) -> Any:
     """A copy of anything, with the tensors in it on the parameter's device."""
     if isinstance(value, Tensor):
-        return value.detach().to(param.device, copy=True)
+        return _like(param, value)
     if isinstance(value, dict):
         return {key: _copied(param, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_copied(param, part) for part in value)
     return deepcopy(value)
-
-
-class _Into:
-    """A value that a live tensor will take, once nothing can fail any more."""
-
-    def __init__(self, target: Tensor, value: Tensor) -> None:
-        self.target, self.value = target, value
-
-    def detach_from(self, live: set[int]) -> None:
-        """Copy a value that is another live tensor: it may be written before."""
-        if self.value is not self.target and memory(self.value) in live:
-            self.value = self.value.clone()
-
-    def load(self) -> Tensor:
-        with torch.no_grad():
-            return self.target.copy_(self.value)
 
 
 def _fits(target: Any, value: Any) -> bool:
@@ -211,24 +278,29 @@ def _fits(target: Any, value: Any) -> bool:
     )
 
 
-def _replace(state: dict[Any, Any], new: dict[Any, Any]) -> None:
-    staged = [
-        value
-        for values in new.values()
-        if isinstance(values, dict)
-        for value in values.values()
-        if isinstance(value, _Into)
-    ]
-    live = {memory(value.target) for value in staged}
-    for value in staged:
-        value.detach_from(live)
-    for key in [key for key in state if key not in new]:
+def _transfer(transfers: list[_Transfer]) -> None:
+    """Write into live tensors, now that nothing can fail any more."""
+    live = {memory(target) for target, _ in transfers}
+    targets, values = [], []
+    for target, value in transfers:
+        # What is another live tensor may be written to before it is read.
+        if value is not target and memory(value) in live:
+            value = value.clone()
+        targets.append(target)
+        values.append(value)
+    if targets:
+        torch._foreach_copy_(targets, values)
+
+
+def _replace(
+    state: dict[Any, Any], new: dict[Any, Any], untouched: set[Tensor]
+) -> None:
+    for key in [key for key in state if key not in new and key not in untouched]:
         del state[key]
     for key, values in new.items():
-        if not isinstance(values, dict):
+        held = state.get(key)
+        if isinstance(held, dict) and isinstance(values, dict):
+            held.clear()
+            held.update(values)
+        else:
             state[key] = values
-            continue
-        done = {k: v.load() if isinstance(v, _Into) else v for k, v in values.items()}
-        held = state.setdefault(key, {})
-        held.clear()
-        held.update(done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .engine.kernel import Kernel
     from .engine.survey import Member
     from .optimizer import Optimizer
+    from .slot import Group
 
 __all__ = ["Explanation", "Served", "explain"]
 
@@ -29,6 +30,7 @@ class Served:
         engine: ``"cpu"``, one fused kernel, or ``"eager"``, the rule called on tensors.
         why: the reason for the eager engine.
         kernel: number of the kernel in :attr:`Explanation.kernels`.
+        rule: the optimizer whose rule it is, in a :class:`~polyak.Mixed`.
     """
 
     name: str
@@ -37,11 +39,13 @@ class Served:
     engine: str
     why: str | None
     kernel: int | None
+    rule: str | None = None
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         runs = f"kernel {self.kernel}" if self.why is None else f"eager: {self.why}"
-        return f"{self.name} {self.shape} {dtype}: {runs}"
+        rule = "" if self.rule is None else f", {self.rule}"
+        return f"{self.name} {self.shape} {dtype}{rule}: {runs}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
     from .engine.survey import Hyperparameters, kernel_for, survey
 
     owner = type(optimizer).__name__
-    if not hasattr(optimizer, "rule"):
+    if not optimizer.has_rule:
         served = [
             Served(name, tuple(p.shape), p.dtype, "eager", f"{owner} has no rule", None)
             for name, p in named(optimizer.param_groups)
@@ -120,7 +124,11 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
             param = verdict.member.param
             engine = "cpu" if verdict.why is None else "eager"
             name, shape = names[id(param)], tuple(param.shape)
-            served.append(Served(name, shape, param.dtype, engine, verdict.why, number))
+            kind = verdict.member.schema.owner
+            rule = None if kind == owner else kind
+            served.append(
+                Served(name, shape, param.dtype, engine, verdict.why, number, rule)
+            )
     return Explanation(owner, served, kernels, kernel)
 
 
@@ -128,11 +136,37 @@ def _members(optimizer: Optimizer) -> Iterator[Member]:
     """Every parameter as it will be in a step, with stand-ins for what it lacks."""
     from .engine.survey import Member
 
+    schemas = optimizer.schemas
     for index, group in enumerate(optimizer.param_groups):
+        owner = optimizer.in_charge(group)
         for param in group["params"]:
-            present = optimizer.schema.present(group, param)
+            present = schemas[index].present(group, param)
             grad = torch.empty_like(param) if param.grad is None else param.grad
-            missing = optimizer.missing_state(param, group, present)
+            missing = owner.missing_state(param, group, present)
             state = dict(optimizer.state.get(param, {}))
-            state |= optimizer.initial_state(param, group, missing)
-            yield Member(param, grad, index, state, present, first=False)
+            state |= _stand_ins(owner, group, param, missing)
+            yield Member(
+                param, grad, index, schemas[index], state, present, first=False
+            )
+
+
+def _stand_ins(
+    owner: Optimizer, group: Group, param: torch.Tensor, missing: list[str]
+) -> dict[str, Any]:
+    """State that is to be made: of tensors like the parameter, untouched memory."""
+    made = state_to_come(owner, {**group, "capturable": False}, param, missing)
+    for name, value in made.items():
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            made[name] = torch.empty_like(value, device=param.device)
+    return made
+
+
+def state_to_come(
+    owner: Optimizer, group: Group, param: torch.Tensor, missing: list[str]
+) -> dict[str, Any]:
+    """The state that the next step makes, on the meta device where it can be."""
+    model = torch.empty_like(param, device="meta")
+    try:
+        return owner.initial_state(model, group, missing)
+    except RuntimeError:  # it asks for the parameter's values
+        return owner.initial_state(param, group, missing)

@@ -13,7 +13,17 @@ from torch.optim.optimizer import required
 from .bounds import nearest
 from .slot import Group
 
-__all__ = ["allow_group_keys", "checked_group", "group_list", "named", "required"]
+__all__ = [
+    "ALGORITHM",
+    "allow_group_keys",
+    "checked_group",
+    "group_list",
+    "named",
+    "required",
+]
+
+# The key of a group that names the algorithm, where an optimizer has several.
+ALGORITHM = "optimizer"
 
 # Keys that schedulers and model libraries put into groups when they make them.
 _allowed = {

@@ -150,9 +150,9 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
                 f"got {replaced}."
             )
         passed, kwargs = replaced
-    skipped = optimizer.skipped_steps
+    optimizer._counts = True
     result = step(*passed, **kwargs)
-    if optimizer.skipped_steps == skipped:
+    if optimizer._counts:
         optimizer.steps += 1
     optimizer._optimizer_step_code()
     for hook in chain(

@@ -48,8 +48,10 @@ from torch._C._autograd import _profiler_enabled
 
 from . import checkpoint
 from .bounds import Check, nearest
+from .checkpoint import Hyperparams, LoadReport
 from .groups import checked_group, group_list, required
 from .hooks import HOOK_KINDS, Hooks, hooked
+from .matching import Match
 from .schema import Schema, read_schema
 from .slot import Group, Slot, number, zeros
 from .stages import (
@@ -67,6 +69,8 @@ from .terms import ema  # noqa: F401  (for the example above)
 __all__ = ["Optimizer", "required"]
 
 Closure = Callable[[], Any]
+
+_STEP = Slot(number=True)
 
 
 class Optimizer(Hooks, torch.optim.Optimizer):
@@ -95,6 +99,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     Attributes:
         steps: how many steps this object has done.
         skipped_steps: how many it has left out, since a gradient was not finite.
+        has_rule: its step applies a rule, or several.
 
     Raises:
         TypeError: params is a tensor, or holds what is none; an unknown stage.
@@ -108,6 +113,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     bounds: ClassVar[Mapping[str, Check]] = {}
     constants: ClassVar[frozenset[str]] = frozenset()
     sparse_advice: ClassVar[str] = ""
+    has_rule: ClassVar[bool] = False
     _schemas: ClassVar[dict[tuple[str, ...], Schema]] = {}
 
     state: defaultdict[Any, Any]
@@ -124,6 +130,9 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     found_inf: Tensor | None
     _plan: Any = None
     _stepping: bool = False
+    _counts: bool = True  # the step that is being done
+    _fresh: frozenset[Tensor] = frozenset()  # with state, and not updated yet
+    _rehearsed: bool = False  # state was made at a rate of 0
     _swapped: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -131,6 +140,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         if hasattr(cls, "rule"):
             schema = read_schema(cls.__name__, cls.rule, cls.slots, cls.counts_steps)
             cls._schemas = {(): schema}
+            cls.has_rule = True
         if "step" in cls.__dict__ and not hasattr(cls.step, "hooked"):
             cls.step = hooked(cls.step)  # type: ignore[method-assign]
 
@@ -159,7 +169,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
     def _check_names(self, names: Iterable[str]) -> None:
         for name in names:
-            stages = {**HYPERPARAMETERS, **SETTINGS} if self._schemas else {}
+            stages = {**HYPERPARAMETERS, **SETTINGS} if self.has_rule else {}
             if name not in stages:
                 known = [*inspect.signature(type(self)).parameters, *stages]
                 raise TypeError(
@@ -180,6 +190,15 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 "rule(param, grad, *, lr), or override step."
             )
         return self._schema_with(asked(self))
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """The rule of each group; they differ in :class:`~polyak.Mixed` alone."""
+        return [self.schema] * len(self.param_groups)
+
+    def in_charge(self, group: Group) -> Optimizer:
+        """The optimizer whose rule and checks a group has: itself, but in Mixed."""
+        return self
 
     @classmethod
     def _schema_with(cls, names: tuple[str, ...]) -> Schema:
@@ -265,11 +284,43 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 loss = closure()
         plan = self._plan
         if plan is None or not plan.holds(self):
+            if not self.state and self._is_rehearsal():
+                self.init_state()
+                self._rehearsed = True
+                self._counts = False
+                return loss
+            self._end_rehearsal()
             plan = self._make_plan()
         if not self._run(plan):
             ran = self._run(self._make_plan())
             assert ran, "a plan just made must run"
         return loss
+
+    def _is_rehearsal(self) -> bool:
+        """Whether the first step is at a rate of 0, on gradients of 0.
+
+        torch's distributed checkpoints do such a step to see the state of an optimizer,
+        and go on from what it leaves.
+        """
+        rates = (group.get("lr", 1.0) for group in self.param_groups)
+        if not all(isinstance(rate, float | Tensor) and not rate for rate in rates):
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        given = [grad for grad in grads if grad is not None]
+        return bool(given) and not any(g.is_sparse or g.any() for g in given)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _end_rehearsal(self) -> None:
+        """Make state anew that was made at a rate of 0: some begins with the rate."""
+        if not self._rehearsed:
+            return
+        self._rehearsed = False
+        for group in self.param_groups:
+            owner = self.in_charge(group)
+            for param in self._fresh.intersection(group["params"]):
+                state = self.state[param]
+                state.update(owner.initial_state(param, group, list(state)))
 
     def _make_plan(self) -> Any:
         from .engine.plan import Plan
@@ -327,7 +378,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 of the block.
         """
         owner = type(self).__name__
-        if not self._schemas or "ema_decay" not in asked(self):
+        if not self.has_rule or "ema_decay" not in asked(self):
             raise RuntimeError(
                 f"{owner} keeps no averages of its parameters: build it with "
                 "ema_decay=0.999, or another decay"
@@ -388,33 +439,53 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             slot = slots[name]
             value = slot.init(model.detach(), group)
             if slot.number:
-                device = param.device if group.get("capturable") else "cpu"
-                made[name] = torch.tensor(
-                    number(value), dtype=_number_dtype(), device=device
-                )
+                made[name] = _as_number(param, value, group)
             else:
                 made[name] = (
                     torch.view_as_complex(value) if param.is_complex() else value
                 )
         return made
 
-    def check_state(self, param: Tensor, label: str, name: str, value: Any) -> None:
+    def check_slots(self, group: Group, label: str, saved: Mapping[str, Any]) -> None:
+        """Raise where the saved state of a parameter is another optimizer's.
+
+        Args:
+            group: the parameter's group.
+            label: what to call it in the error.
+            saved: its state.
+        """
+        own = self._any_slots.slots.keys() if self._schemas else saved.keys()
+        if own.isdisjoint(saved) and saved.keys() - {"step"}:
+            raise ValueError(
+                f"loaded state dict has {', '.join(saved)} for {label}, and "
+                f"{type(self).__name__} has none of these: it is another optimizer's. "
+                "polyak.convert_state keeps what the two share. Nothing was loaded."
+            )
+
+    def check_state(
+        self, param: Tensor, group: Group, label: str, name: str, value: Any
+    ) -> None:
         """Raise where a value cannot be the state ``name`` of a parameter.
 
         Args:
             param: the parameter.
+            group: its group.
             label: what to call it in the error.
             name: the slot.
             value: what a checkpoint has for it.
         """
-        slot = self._any_slots.slots.get(name) if self._schemas else None
-        if slot is None or slot.number or not isinstance(value, Tensor):
+        if not self._schemas or not isinstance(value, Tensor):
+            return
+        slot = _STEP if name == "step" else self._any_slots.slots.get(name)
+        if slot is None:
             return
         shape = param.shape
-        if slot.init is not zeros:  # ask it, without memory
+        if slot.number:
+            shape = value.shape if value.numel() == 1 else torch.Size(())
+        elif slot.init is not zeros:  # ask it, without memory
             model = torch.empty_like(param, device="meta")
             model = torch.view_as_real(model) if param.is_complex() else model
-            made = slot.init(model, self._group_of(param)).shape
+            made = slot.init(model, group).shape
             shape = made[:-1] if param.is_complex() else made
         if value.shape != shape:
             raise ValueError(
@@ -423,19 +494,16 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                 "model, or are the parameters in another order? Nothing was loaded."
             )
 
-    def loaded_step(self, param: Tensor, value: Any, group: Group | None = None) -> Any:
+    def loaded_step(self, param: Tensor, value: Any, group: Group) -> Any:
         """A step counter of this optimizer's kind with the given value."""
-        group = self._group_of(param) if group is None else group
-        device = param.device if group.get("capturable") else torch.device("cpu")
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.detach().to(device, copy=True)
-        return torch.tensor(number(value), dtype=_number_dtype(), device=device)
+        return _as_number(param, value, group)
 
-    def _group_of(self, param: Tensor) -> Group:
-        for group in self.param_groups:
-            if any(param is other for other in group["params"]):
-                return group
-        return self.defaults
+    def loaded_number(self, param: Tensor, group: Group, name: str, value: Any) -> Any:
+        """A value of a checkpoint for a slot: a tensor where the slot is a number."""
+        slot = self._any_slots.slots.get(name) if self._schemas else None
+        if slot is None or not slot.number or isinstance(value, Tensor):
+            return value
+        return _as_number(param, value, group)
 
     # State dicts
 
@@ -446,6 +514,7 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             ``{"state": {index: {slot: tensor}}, "param_groups": [group, ...]}``, with
             parameters by their index. The tensors are the live ones, not copies.
         """
+        self._end_rehearsal()
         for prepare in list(self._optimizer_state_dict_pre_hooks.values()):
             prepare(self)
         state_dict = checkpoint.pack(self)
@@ -454,30 +523,78 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             state_dict = state_dict if replaced is None else replaced
         return state_dict
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(  # type: ignore[override]
+        self,
+        state_dict: dict[str, Any],
+        *,
+        strict: bool = True,
+        match: Match = "auto",
+        hyperparams: Hyperparams = "checkpoint",
+    ) -> LoadReport:
         """Load a state dict of this optimizer or of torch's, or change nothing.
 
-        Hyperparameters become the checkpoint's; how steps are computed (``foreach``,
-        ``fused``, ``capturable``, ``differentiable``) stays as it is. State keeps its
-        dtype and shares no memory with the source.
+        How steps are computed (``foreach``, ``fused``, ``capturable``,
+        ``differentiable``) stays as it is, and so do hyperparameters that the
+        checkpoint lacks. State keeps its dtype, and shares no memory with the source.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned, of any torch since 1.7 too.
+            strict: raise where the two sides differ. False loads what fits, and leaves
+                the state of other parameters as it is.
+            match: how parameters are found: by ``"name"``, in any order and any group;
+                by ``"position"``; or ``"auto"``: by name where the two sides share
+                names, else by position.
+            hyperparams: ``"checkpoint"`` takes those of the checkpoint, ``"current"``
+                keeps those of this run; names, such as ``{"lr"}``, are of those that
+                are kept.
+
+        Returns:
+            What did not fit; nothing if ``strict``.
 
         Raises:
-            ValueError: groups that differ in number or size, slots of another shape,
-                values out of their bounds.
+            ValueError: groups that differ in number or size, parameters that one side
+                lacks, state of another shape or another optimizer, values out of their
+                bounds.
         """
         state_dict = state_dict.copy()
         for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
             replaced = hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        checkpoint.unpack(self, state_dict)
+        report = checkpoint.unpack(
+            self, state_dict, strict=strict, match=match, hyperparams=hyperparams
+        )
         for finish in list(self._optimizer_load_state_dict_post_hooks.values()):
             finish(self)
+        return report
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def init_state(self) -> None:
+        """Make the state that a first step would make, of every trainable parameter.
+
+        State that is there is left alone. Distributed checkpoints need it before the
+        first step: torch would do a step of its own. What a step does afterwards is
+        what it would have done without.
+        """
+        made_for: list[Tensor] = []
+        for group, schema in zip(self.param_groups, self.schemas, strict=True):
+            owner = self.in_charge(group)
+            for param in group["params"]:
+                if not param.requires_grad:
+                    continue
+                present = schema.present(group, param)
+                missing = owner.missing_state(param, group, present)
+                if missing:
+                    made = owner.initial_state(param, group, missing)
+                    self.state.setdefault(param, {}).update(made)
+                    made_for.append(param)
+        self._fresh |= set(made_for)
 
     # Copies
 
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = ("_plan", "_stepping", "_swapped", "step")
+        own = ("_plan", "_stepping", "_swapped", "_counts", "step")
         return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -522,6 +639,14 @@ class Optimizer(Hooks, torch.optim.Optimizer):
 
 def _new(cls: type[Optimizer]) -> Optimizer:
     return cls.__new__(cls)
+
+
+def _as_number(param: Tensor, value: Any, group: Group) -> Tensor:
+    """A number of the state: a 0-d tensor, which torch keeps on the CPU."""
+    device = param.device if group.get("capturable") else torch.device("cpu")
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().to(device, copy=True)
+    return torch.tensor(number(value), dtype=_number_dtype(), device=device)
 
 
 def _number_dtype() -> torch.dtype:

@@ -117,12 +117,14 @@ class Setting:
 
     def __set__(self, optimizer: Optimizer, value: Any) -> None:
         owner = type(optimizer).__name__
-        if not hasattr(optimizer, "rule"):
+        if not optimizer.has_rule:
             raise AttributeError(f"{owner} has no rule, and so no {self.name}")
         if value is not None:
             SETTINGS[self.name](owner, self.name, value)
-        optimizer.__dict__[self.name] = self.default if value is None else value
-        optimizer._plan = None
+        value = self.default if value is None else value
+        if (value is None) != (getattr(optimizer, self.name) is None):
+            optimizer._plan = None  # it is of another rule
+        optimizer.__dict__[self.name] = value
 
 
 def asked(optimizer: Optimizer) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..schema import Schema
 from ..slot import number
 from . import jit, team, torch_abi
 from .formats import Format
@@ -42,24 +41,22 @@ class Bucket:
     thousand groups that differ in nothing cost what one group costs.
 
     Args:
-        schema: the rule.
         reading: the rule's graph, for all members.
         kernel: the kernel made from it.
         formats: the storage of each tensor.
-        members: parameters of these formats, with the same slots.
+        members: parameters of these formats, with the same rule and slots.
     """
 
     def __init__(
         self,
-        schema: Schema,
         reading: Reading,
         kernel: Kernel,
         formats: Mapping[str, Format],
         members: Sequence[Member],
     ) -> None:
-        self.schema, self.reading, self.kernel = schema, reading, kernel
+        self.schema, self.reading, self.kernel = members[0].schema, reading, kernel
         self.formats, self.members = formats, list(members)
-        self.number_names = schema.numbers(members[0].present)
+        self.number_names = self.schema.numbers(members[0].present)
         self.library = jit.compile_ir(kernel.ir)
 
         cells: dict[tuple[int, Numbers], int] = {}

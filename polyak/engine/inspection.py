@@ -24,7 +24,7 @@ _MANY = 3
 
 
 def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | None:
-    """The values that the plan's schema wants injected; None if no step is to be done.
+    """The values that the plan wants injected; None if no step is to be done.
 
     The gradients are read once, and only if a stage asks for their norm or whether they
     are finite.
@@ -41,7 +41,7 @@ def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | Non
     limit, checks = optimizer.clip_grad_norm, optimizer.nonfinite != "ignore"
     if limit is not None or checks:
         norm = _norm(plan) * factor
-        if checks and not math.isfinite(norm):
+        if checks and not math.isfinite(number(norm)):
             bad = list(_nonfinite(optimizer))
             if bad and optimizer.nonfinite == "raise":
                 _refuse(type(optimizer).__name__, bad)
@@ -50,19 +50,22 @@ def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | Non
         if limit is not None:
             factor = factor * _at_most_one(limit / (norm + 1e-6))
     values = {"grad_factor": factor, "clip_grad_value": optimizer.clip_grad_value}
-    return tuple(values[name] for name in plan.schema.injected)
+    return tuple(values[name] for name in plan.injected)
 
 
 def _norm(plan: Plan) -> Factor:
     """The norm of all gradients as one vector; a tensor where autograd must see it."""
-    fused = math.sqrt(sum(bucket.squares() for bucket in plan.buckets))
+    squares: float = sum(bucket.squares() for bucket in plan.buckets)
     if not plan.eager:
-        return fused
+        return math.sqrt(squares)
     norms = [_norm_of(entry.member.param) for entry in plan.eager]
     home = norms[0].device
-    parts = [*(norm.to(home) for norm in norms), norms[0].new_tensor(fused)]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
-    return norm if norm.requires_grad else norm.item()
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(home) for n in norms]))
+    if not norm.requires_grad:
+        return math.sqrt(squares + norm.item() * norm.item())
+    parts = torch.stack([norm, norm.new_tensor(math.sqrt(squares))])
+    total: Tensor = torch.linalg.vector_norm(parts)
+    return total
 
 
 def _norm_of(param: Tensor) -> Tensor:
@@ -74,8 +77,13 @@ def _norm_of(param: Tensor) -> Tensor:
 
 def _values(param: Tensor) -> Tensor:
     """The numbers of a gradient."""
-    assert param.grad is not None
-    return param.grad.coalesce().values() if param.grad.is_sparse else param.grad
+    grad = param.grad
+    assert grad is not None
+    if not grad.is_sparse:
+        return grad
+    if grad.dtype in _LOW:
+        grad = grad.float()  # before rows that occur twice are summed
+    return grad.coalesce().values()
 
 
 def _at_most_one(x: Factor) -> Factor:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..slot import number
-from . import eager
 from .bucket import Bucket
+from .eager import watched
 from .inspection import inspect_gradients
 from .reading import Reading
+from .stacks import Stack, gathered
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 from .watch import OTHER, SAME, Watch
 
@@ -63,29 +64,34 @@ class Plan:
     Attributes:
         buckets: what the CPU engine runs.
         eager: what the eager engine runs.
+        injected: what the rules want injected, all of them the same.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.schema = optimizer.schema
         self.buckets: list[Bucket] = []
         self.eager: list[EagerMember] = []
         self._idle: list[Tensor] = []
         self._made: list[tuple[Tensor, list[str]]] = []  # until a step has used it
         self._hyperparameters = Hyperparameters.of(optimizer)
+        schemas = self._hyperparameters.schemas
+        self.injected = schemas[0].injected if schemas else ()
         try:
             members = list(self._collect(optimizer))
             self._assign(optimizer, members)
+            groups = optimizer.param_groups
+            self._stacks = gathered(groups, self.eager)
         except BaseException:
             self._take_back(optimizer)
             raise
-        self._brief = self.schema.wants_first and any(m.first for m in members)
+        begins = any(m.first and m.schema.wants_first for m in members)
+        self._brief = begins or watched()
         for member in members:
             member.grad = None  # or it would outlive zero_grad()
         self._watch = Watch(optimizer)
         self._makes_objects = any(
             not isinstance(value, Tensor)
             for entry in self.eager
-            for value in entry.member.numbers(self.schema)
+            for value in entry.member.numbers()
         )
 
     # Making
@@ -93,8 +99,10 @@ class Plan:
     def _collect(self, optimizer: Optimizer) -> Iterator[Member]:
         """The parameters with gradients, their state completed."""
         seen: set[Tensor] = set()
-        own = self.schema.slots.keys() - self.schema.stage_slots
+        schemas = self._hyperparameters.schemas
         for index, group in enumerate(optimizer.param_groups):
+            schema, owner = schemas[index], optimizer.in_charge(group)
+            own = schema.slots.keys() - schema.stage_slots
             for param in group["params"]:
                 if param in seen:
                     continue
@@ -103,16 +111,17 @@ class Plan:
                 if grad is None:
                     self._idle.append(param)
                     continue
-                optimizer.check_gradient(param, grad, group)
-                present = self.schema.present(group, param)
-                missing = optimizer.missing_state(param, group, present)
+                owner.check_gradient(param, grad, group)
+                present = schema.present(group, param)
+                missing = owner.missing_state(param, group, present)
                 first = bool(missing) and own.isdisjoint(set(present) - set(missing))
+                first = first or param in optimizer._fresh
                 if missing:
-                    new = optimizer.initial_state(param, group, missing)
+                    new = owner.initial_state(param, group, missing)
                     self._made.append((param, missing))
                     optimizer.state.setdefault(param, {}).update(new)
                 state = optimizer.state.get(param, {})
-                yield Member(param, grad, index, state, present, first)
+                yield Member(param, grad, index, schema, state, present, first)
 
     def _assign(self, optimizer: Optimizer, members: list[Member]) -> None:
         shelves: dict[Any, list[Verdict]] = {}
@@ -126,7 +135,7 @@ class Plan:
         for shelf in shelves.values():
             kernel, formats = kernel_for(optimizer, shelf[0])
             fellows = [verdict.member for verdict in shelf]
-            bucket = Bucket(self.schema, shelf[0].reading, kernel, formats, fellows)
+            bucket = Bucket(shelf[0].reading, kernel, formats, fellows)
             bucket.assign(self._hyperparameters.numbers)
             if bucket.holds():
                 self.buckets.append(bucket)
@@ -138,7 +147,7 @@ class Plan:
         member = verdict.member
         sparse = member.gradient().is_sparse
         group = optimizer.param_groups[member.group]
-        by_rows = sparse and optimizer.on_sparse(group) == "rows"
+        by_rows = sparse and optimizer.in_charge(group).on_sparse(group) == "rows"
         passing = why.startswith("the gradient") and not sparse
         self.eager.append(
             EagerMember(member, verdict.reading, why, sparse, by_rows, passing)
@@ -150,16 +159,18 @@ class Plan:
         """Whether the plan is true of the optimizer and its tensors as they are now."""
         return (
             not self._brief
+            and not watched()
             and self._unscales_as(optimizer)
             and self._same_objects(optimizer)
             and all(param.grad is None for param in self._idle)
             and all(map(self._eager_holds, self.eager))
+            and all(map(self._reads_the_same, self._stacks))
             and all(bucket.holds() for bucket in self.buckets)
         )
 
     def _unscales_as(self, optimizer: Optimizer) -> bool:
         scale = getattr(optimizer, "grad_scale", None)
-        return scale is None or "grad_factor" in self.schema.injected
+        return scale is None or "grad_factor" in self.injected
 
     def _same_objects(self, optimizer: Optimizer) -> bool:
         seen = self._watch.look(optimizer)
@@ -177,17 +188,18 @@ class Plan:
         return seen == SAME or self._watch.renew(optimizer)
 
     def _eager_holds(self, entry: EagerMember) -> bool:
-        """Whether a parameter must run eagerly still, and the rule reads the same."""
+        """Whether a parameter must run eagerly still."""
         grad = entry.member.param.grad
-        if grad is None or grad.is_sparse != entry.sparse or entry.passing:
-            return False
-        graph = entry.reading.graph
+        return grad is not None and grad.is_sparse == entry.sparse and not entry.passing
+
+    def _reads_the_same(self, stack: Stack) -> bool:
+        """Whether the rule reads as it did for the numbers that there are now."""
+        graph, program = stack.reading.graph, stack.reading.program
         if not (graph.leaves and graph.guards):
             return True
-        member, known = entry.member, self._hyperparameters
-        state = tuple(map(number, member.numbers(self.schema)))
-        inputs = self.schema.inputs(known.numbers[member.group], state)
-        return entry.reading.program.evaluate(*inputs) is not None
+        known = self._hyperparameters.numbers[stack.group]
+        inputs = (stack.schema.inputs(known, state) for state in set(stack.states()))
+        return all(program.evaluate(*values) is not None for values in inputs)
 
     # Running
 
@@ -204,25 +216,17 @@ class Plan:
         if numbers is None:
             self._take_back(optimizer)
             optimizer.skipped_steps += 1
+            optimizer._counts = False
             return True
         floats = tuple(map(number, numbers))
         if not all(bucket.prepare(floats) for bucket in self.buckets):
             return False
         self._made.clear()
-        for entry in self.eager:
-            member = entry.member
-            assert member.param.grad is not None
-            eager.update(
-                self.schema,
-                optimizer.param_groups[member.group],
-                member.param,
-                member.param.grad,
-                member.state,
-                present=member.present,
-                first=member.first,
-                by_rows=entry.by_rows,
-                injected=numbers,
-            )
+        if optimizer._fresh:
+            idle = (param for param in optimizer._fresh if param.grad is None)
+            optimizer._fresh = frozenset(idle)
+        for stack in self._stacks:
+            stack.update(optimizer.param_groups[stack.group], numbers)
         for bucket in self.buckets:
             bucket.launch()
         if self._makes_objects:  # of numbers that are no tensors

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..schema import Schema, skeleton
 from ..slot import Group, number
+from .eager import watched
 from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
@@ -35,6 +36,7 @@ class Member:
     Attributes:
         grad: the gradient, while a plan is made.
         group: index of the parameter's group.
+        schema: the group's rule.
         state: the parameter's state, complete.
         present: the slots it has.
         first: the state was made in this step.
@@ -43,17 +45,18 @@ class Member:
     param: Tensor
     grad: Tensor | None
     group: int
+    schema: Schema
     state: dict[str, Any]
     present: tuple[str, ...]
     first: bool
 
-    def slots(self, schema: Schema) -> list[Tensor]:
+    def slots(self) -> list[Tensor]:
         """The state tensors like the parameter, in the rule's order."""
-        return [self.state[name] for name in schema.tensor_slots(self.present)]
+        return [self.state[name] for name in self.schema.tensor_slots(self.present)]
 
-    def numbers(self, schema: Schema) -> list[Any]:
+    def numbers(self) -> list[Any]:
         """The scalar slots and the step counter."""
-        return [self.state[name] for name in schema.numbers(self.present)]
+        return [self.state[name] for name in self.schema.numbers(self.present)]
 
     def gradient(self) -> Tensor:
         """The gradient, while a plan is made."""
@@ -67,12 +70,14 @@ class Hyperparameters:
 
     Attributes:
         fixed: no value of a group can change in place.
+        schemas: the rules, by group.
         structure: what selects engines, slots and readings, by group.
         skeletons: the values that the rule takes, without their numbers, by group.
         numbers: those numbers, by group.
     """
 
     fixed: bool
+    schemas: list[Schema]
     structure: list[Any]
     skeletons: list[tuple[Any, ...]]
     numbers: list[Numbers]
@@ -80,18 +85,18 @@ class Hyperparameters:
     @classmethod
     def of(cls, optimizer: Optimizer) -> Hyperparameters:
         """Read them off an optimizer."""
-        schema = optimizer.schema
+        schemas = optimizer.schemas
         structure, skeletons, numbers, fixed = [], [], [], True
-        for group in optimizer.param_groups:
+        for group, schema in zip(optimizer.param_groups, schemas, strict=True):
             found: list[float] = []
             values = schema.values(group).values()
             fixed = fixed and all(map(_is_fixed, values))
             shape = tuple(skeleton(value, found) for value in values)
             switches = tuple(group.get(switch) for switch in _SWITCHES)
-            structure.append((shape, switches, schema.present(group)))
+            structure.append((schema, shape, switches, schema.present(group)))
             skeletons.append(shape)
             numbers.append(tuple(found))
-        return cls(fixed, structure, skeletons, numbers)
+        return cls(fixed, schemas, structure, skeletons, numbers)
 
 
 def _is_fixed(value: Any) -> bool:
@@ -119,12 +124,12 @@ def survey(
     optimizer: Optimizer, members: Sequence[Member], known: Hyperparameters
 ) -> Iterator[Verdict]:
     """Judge every member, in order."""
-    schema = optimizer.schema
     readings: dict[Any, Reading] = {}
     clashes = overlapping(_written(members))
-    compiling = torch.compiler.is_compiling()
+    compiling, unread = torch.compiler.is_compiling(), watched()
     for member in members:
-        state = tuple(map(number, member.numbers(schema)))
+        schema = member.schema
+        state = tuple(1.0 if unread else number(n) for n in member.numbers())
         first = member.first and schema.wants_first
         key = (member.group, member.present, first, state)
         if key not in readings:
@@ -134,8 +139,10 @@ def survey(
             readings[key] = read(schema, situation, inputs)[0]
         reading = readings[key]
         group = optimizer.param_groups[member.group]
-        why = _judge(schema, group, member, reading, clashes, compiling)
-        if why is not None and group.get("fused"):
+        why = _judge(group, member, reading, clashes, compiling)
+        if unread:
+            why = "a dispatch mode must see every operation of the step"
+        elif why is not None and group.get("fused"):
             raise RuntimeError(
                 f"`fused=True` asks {schema.owner} for a kernel, but a parameter of "
                 f"shape {tuple(member.param.shape)} cannot have one: {why}. Leave "
@@ -145,7 +152,6 @@ def survey(
 
 
 def _judge(
-    schema: Schema,
     group: Group,
     member: Member,
     reading: Reading,
@@ -154,9 +160,7 @@ def _judge(
 ) -> str | None:
     if reading.graph.leaves:
         return f"the rule calls {', '.join(reading.graph.leaves)}, a leaf"
-    tensors = Tensors(
-        member.param, member.gradient(), member.slots(schema), member.numbers(schema)
-    )
+    tensors = Tensors(member.param, member.gradient(), member.slots(), member.numbers())
     why = objection(group, tensors, compiling)
     if why is None and member.param in clashes:
         why = "its memory overlaps that of another tensor of the optimizer"
@@ -176,9 +180,9 @@ def kernel_for(
 
     Members with the same kernel and the same state have equal dtypes throughout.
     """
-    member, schema = verdict.member, optimizer.schema
+    member, schema = verdict.member, verdict.member.schema
     group = optimizer.param_groups[member.group]
-    tensors = [member.param, *member.slots(schema), member.gradient()]
+    tensors = [member.param, *member.slots(), member.gradient()]
     names = ("param", *schema.tensor_slots(member.present), "grad")
     dtypes = tuple(tensor.dtype for tensor in tensors)
     maximize = bool(group.get("maximize"))
