@@ -1,7 +1,11 @@
 """The examples run, and find what is known to be there."""
 
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from examples import (
     killed_and_resumed,
     own_optimizer,
     polynomial_sine,
+    resumable,
     schedule_gallery,
     warmup_then_plateau,
 )
@@ -166,6 +171,39 @@ def test_the_rates_of_the_killed_run_are_warmup_restarts_and_drop():
     assert weights.tolist() == pytest.approx(
         torch.linspace(-1, 1, 10).tolist(), abs=0.1
     )
+
+
+KILLED_IN_THE_SEVENTH_SAVE = """
+import os, signal, sys
+from pathlib import Path
+from examples import resumable
+
+saves, replace = [], os.replace
+
+def kill_or_replace(*names):
+    saves.append(names)
+    os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 7 else replace(*names)
+
+os.replace = kill_or_replace
+resumable.main(Path(sys.argv[1]))
+"""
+
+
+def test_a_run_that_is_killed_and_started_again_goes_on_bit_for_bit(tmp_path):
+    expected = resumable.main(tmp_path / "at_once.pt")
+
+    path = tmp_path / "run.pt"
+    command = [sys.executable, "-c", KILLED_IN_THE_SEVENTH_SAVE, path]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    killed = subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"})
+    kept = polyak.load(path)["losses"]
+    files = sorted(file.suffix for file in tmp_path.iterdir())
+
+    assert killed.returncode == -signal.SIGKILL
+    assert kept == expected[:6]
+    assert files == [".pt", ".pt", ".saving"]
+    assert resumable.main(path) == expected
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_averages_of_weights_are_better_than_the_last_ones(tmp_path, capsys):
