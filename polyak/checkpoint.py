@@ -227,9 +227,11 @@ def _loaded_state(
     for name, value in saved.items():
         optimizer.check_state(pair.param, pair.group, pair.label, name, value)
         target = held.get(name)
-        if not _fits(target, value):
+        fits = _fits(target, value)
+        if not fits:
             value = _made(optimizer, pair, name, value)
-        if _fits(target, value):
+            fits = target is not None and _fits(target, value)
+        if fits:
             transfers.append((target, value))
             value = target
         loaded[name] = value

@@ -122,7 +122,8 @@ class Setting:
         if value is not None:
             SETTINGS[self.name](owner, self.name, value)
         value = self.default if value is None else value
-        if (value is None) != (getattr(optimizer, self.name) is None):
+        held = optimizer.__dict__.get(self.name, self.default)
+        if (value == self.default) != (held == self.default):
             optimizer._plan = None  # it is of another rule
         optimizer.__dict__[self.name] = value
 

@@ -33,10 +33,11 @@ def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | Non
         RuntimeError: a gradient is not finite, and the optimizer has
             ``nonfinite="raise"``.
     """
-    found_inf = getattr(optimizer, "found_inf", None)
+    given = vars(optimizer)
+    found_inf = given.get("found_inf")
     if found_inf is not None and number(found_inf):
         return None
-    scale = getattr(optimizer, "grad_scale", None)
+    scale = given.get("grad_scale")
     factor: Factor = 1.0 if scale is None else 1.0 / number(scale)
     limit, checks = optimizer.clip_grad_norm, optimizer.nonfinite != "ignore"
     if limit is not None or checks:

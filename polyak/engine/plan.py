@@ -75,6 +75,8 @@ class Plan:
         self._hyperparameters = Hyperparameters.of(optimizer)
         schemas = self._hyperparameters.schemas
         self.injected = schemas[0].injected if schemas else ()
+        self._unscales = "grad_factor" in self.injected
+        self._inspects = bool(self.injected) or optimizer.nonfinite != "ignore"
         try:
             members = list(self._collect(optimizer))
             self._assign(optimizer, members)
@@ -160,17 +162,13 @@ class Plan:
         return (
             not self._brief
             and not watched()
-            and self._unscales_as(optimizer)
+            and (self._unscales or vars(optimizer).get("grad_scale") is None)
             and self._same_objects(optimizer)
             and all(param.grad is None for param in self._idle)
             and all(map(self._eager_holds, self.eager))
             and all(map(self._reads_the_same, self._stacks))
             and all(bucket.holds() for bucket in self.buckets)
         )
-
-    def _unscales_as(self, optimizer: Optimizer) -> bool:
-        scale = getattr(optimizer, "grad_scale", None)
-        return scale is None or "grad_factor" in self.injected
 
     def _same_objects(self, optimizer: Optimizer) -> bool:
         seen = self._watch.look(optimizer)
@@ -208,13 +206,10 @@ class Plan:
 
         A step that the gradients forbid is done by doing nothing but counting it.
         """
-        try:
-            numbers = inspect_gradients(optimizer, self)
-        except BaseException:
-            self._take_back(optimizer)
-            raise
+        numbers: tuple[Any, ...] | None = ()
+        if self._inspects or "found_inf" in vars(optimizer):
+            numbers = self._look_at_gradients(optimizer)
         if numbers is None:
-            self._take_back(optimizer)
             optimizer.skipped_steps += 1
             optimizer._counts = False
             return True
@@ -232,6 +227,16 @@ class Plan:
         if self._makes_objects:  # of numbers that are no tensors
             self._watch = Watch(optimizer)
         return True
+
+    def _look_at_gradients(self, optimizer: Optimizer) -> tuple[Any, ...] | None:
+        try:
+            numbers = inspect_gradients(optimizer, self)
+        except BaseException:
+            self._take_back(optimizer)
+            raise
+        if numbers is None:
+            self._take_back(optimizer)
+        return numbers
 
     def _take_back(self, optimizer: Optimizer) -> None:
         """Remove the state that was made for a step that was not done."""
