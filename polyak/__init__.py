@@ -7,6 +7,7 @@ fused into one native kernel. Replace ``import torch.optim as optim`` by
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from torch import optim as _optim
@@ -15,7 +16,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from . import functional, lr_scheduler, schedules, swa_utils
+from . import lr_scheduler, schedules, swa_utils
 from .checkpoint import LoadReport
 from .conversion import convert_state
 from .engine.graph import RuleError
@@ -79,4 +80,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Type checkers take this to mean that the optimizers found above may be imported.
+    if name == "functional":  # making its functions takes as long as all the rest
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'polyak' has no attribute {name!r}")
