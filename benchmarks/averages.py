@@ -86,8 +86,15 @@ def averaged(
     for case in cases:
         for count in threads:
             with quiet(count):
-                times = interleave(_sides(case), seconds)
+                times = interleave(_begun(_sides(case)), seconds)
             yield Averaged(case, count, *times.values())
+
+
+def _begun(sides: dict[str, Side]) -> dict[str, Side]:
+    """What is made in a first call is made."""
+    for side in sides.values():
+        side.run()
+    return sides
 
 
 def _sides(case: Case) -> dict[str, Side]:
@@ -151,7 +158,7 @@ def in_step(
         for name in STEPS:
             for count in threads:
                 with quiet(count):
-                    times = interleave(_steps(case, name), seconds)
+                    times = interleave(_begun(_steps(case, name)), seconds)
                 yield InStep(case, name, count, *times.values())
 
 

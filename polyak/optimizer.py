@@ -34,12 +34,9 @@ Whatever the rule says is fused into one native kernel for all parameters
 from __future__ import annotations
 
 import inspect
-import pickle
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -49,20 +46,13 @@ from torch._C._autograd import _profiler_enabled
 from . import checkpoint
 from .bounds import Check, nearest
 from .checkpoint import Hyperparams, LoadReport
+from .copies import Copies
 from .groups import checked_group, group_list, required
-from .hooks import HOOK_KINDS, Hooks, hooked
+from .hooks import hooked
 from .matching import Match
-from .schema import Schema, read_schema
-from .slot import Group, Slot, number, zeros
-from .stages import (
-    HYPERPARAMETERS,
-    PARAM_EMA,
-    SETTINGS,
-    Setting,
-    Stages,
-    asked,
-    staged,
-)
+from .slot import Group
+from .stages import HYPERPARAMETERS, PARAM_EMA, SETTINGS, Stages, asked
+from .state import Stateful
 from .swapping import holding
 from .terms import ema  # noqa: F401  (for the example above)
 
@@ -70,10 +60,8 @@ __all__ = ["Optimizer", "required"]
 
 Closure = Callable[[], Any]
 
-_STEP = Slot(number=True)
 
-
-class Optimizer(Hooks, torch.optim.Optimizer):
+class Optimizer(Stateful, Copies, torch.optim.Optimizer):
     """The base of every optimizer.
 
     Args:
@@ -107,40 +95,20 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             out of its bounds.
     """
 
-    rule: ClassVar[Callable[..., Any]]
-    slots: ClassVar[Mapping[str, Slot]] = {}
-    counts_steps: ClassVar[bool | None] = None
     bounds: ClassVar[Mapping[str, Check]] = {}
     constants: ClassVar[frozenset[str]] = frozenset()
     sparse_advice: ClassVar[str] = ""
-    has_rule: ClassVar[bool] = False
-    _schemas: ClassVar[dict[tuple[str, ...], Schema]] = {}
-
-    state: defaultdict[Any, Any]
-    param_groups: list[Group]
     defaults: dict[str, Any]
 
     steps: int = 0
     skipped_steps: int = 0
-    clip_grad_norm = Setting(None)
-    clip_grad_value = Setting(None)
-    nonfinite = Setting("ignore")
-    # A GradScaler sets them around the step of an optimizer that unscales by itself.
-    grad_scale: Tensor | None
-    found_inf: Tensor | None
     _plan: Any = None
     _stepping: bool = False
     _counts: bool = True  # the step that is being done
-    _fresh: frozenset[Tensor] = frozenset()  # with state, and not updated yet
-    _rehearsed: bool = False  # state was made at a rate of 0
     _swapped: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if hasattr(cls, "rule"):
-            schema = read_schema(cls.__name__, cls.rule, cls.slots, cls.counts_steps)
-            cls._schemas = {(): schema}
-            cls.has_rule = True
         if "step" in cls.__dict__ and not hasattr(cls.step, "hooked"):
             cls.step = hooked(cls.step)  # type: ignore[method-assign]
 
@@ -176,40 +144,6 @@ class Optimizer(Hooks, torch.optim.Optimizer):
                     f"{type(self).__name__}.__init__() got an unexpected keyword "
                     f"argument {name!r}.{nearest(name, known)}"
                 )
-
-    @property
-    def schema(self) -> Schema:
-        """The rule, with the stages that the groups ask for.
-
-        Raises:
-            NotImplementedError: the class has none.
-        """
-        if not self._schemas:
-            raise NotImplementedError(
-                f"{type(self).__name__} has no rule: write the static method "
-                "rule(param, grad, *, lr), or override step."
-            )
-        return self._schema_with(asked(self))
-
-    @property
-    def schemas(self) -> list[Schema]:
-        """The rule of each group; they differ in :class:`~polyak.Mixed` alone."""
-        return [self.schema] * len(self.param_groups)
-
-    def in_charge(self, group: Group) -> Optimizer:
-        """The optimizer whose rule and checks a group has: itself, but in Mixed."""
-        return self
-
-    @classmethod
-    def _schema_with(cls, names: tuple[str, ...]) -> Schema:
-        if names not in cls._schemas:
-            cls._schemas[names] = staged(cls._schemas[()], names)
-        return cls._schemas[names]
-
-    @property
-    def _any_slots(self) -> Schema:
-        """The rule with every slot that a stage can ask for."""
-        return self._schema_with(("ema_decay",))
 
     # Groups
 
@@ -295,32 +229,6 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             ran = self._run(self._make_plan())
             assert ran, "a plan just made must run"
         return loss
-
-    def _is_rehearsal(self) -> bool:
-        """Whether the first step is at a rate of 0, on gradients of 0.
-
-        torch's distributed checkpoints do such a step to see the state of an optimizer,
-        and go on from what it leaves.
-        """
-        rates = (group.get("lr", 1.0) for group in self.param_groups)
-        if not all(isinstance(rate, float | Tensor) and not rate for rate in rates):
-            return False
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        given = [grad for grad in grads if grad is not None]
-        return bool(given) and not any(g.is_sparse or g.any() for g in given)
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _end_rehearsal(self) -> None:
-        """Make state anew that was made at a rate of 0: some begins with the rate."""
-        if not self._rehearsed:
-            return
-        self._rehearsed = False
-        for group in self.param_groups:
-            owner = self.in_charge(group)
-            for param in self._fresh.intersection(group["params"]):
-                state = self.state[param]
-                state.update(owner.initial_state(param, group, list(state)))
 
     def _make_plan(self) -> Any:
         from .engine.plan import Plan
@@ -417,94 +325,6 @@ class Optimizer(Hooks, torch.optim.Optimizer):
         """
         return None
 
-    def missing_state(
-        self, param: Tensor, group: Group, present: tuple[str, ...]
-    ) -> list[str]:
-        """The names of the state that a parameter should have and has not."""
-        state = self.state.get(param, {})
-        due = ("step", *present) if self._any_slots.counts_steps else present
-        return [name for name in due if state.get(name) is None]
-
-    def initial_state(
-        self, param: Tensor, group: Group, names: list[str]
-    ) -> dict[str, Any]:
-        """Fresh values for the state ``names`` of a parameter."""
-        made: dict[str, Any] = {}
-        model = torch.view_as_real(param) if param.is_complex() else param
-        slots = self._any_slots.slots
-        for name in names:
-            if name == "step":
-                made[name] = self.loaded_step(param, 0.0, group)
-                continue
-            slot = slots[name]
-            value = slot.init(model.detach(), group)
-            if slot.number:
-                made[name] = _as_number(param, value, group)
-            else:
-                made[name] = (
-                    torch.view_as_complex(value) if param.is_complex() else value
-                )
-        return made
-
-    def check_slots(self, group: Group, label: str, saved: Mapping[str, Any]) -> None:
-        """Raise where the saved state of a parameter is another optimizer's.
-
-        Args:
-            group: the parameter's group.
-            label: what to call it in the error.
-            saved: its state.
-        """
-        own = self._any_slots.slots.keys() if self._schemas else saved.keys()
-        if own.isdisjoint(saved) and saved.keys() - {"step"}:
-            raise ValueError(
-                f"loaded state dict has {', '.join(saved)} for {label}, and "
-                f"{type(self).__name__} has none of these: it is another optimizer's. "
-                "polyak.convert_state keeps what the two share. Nothing was loaded."
-            )
-
-    def check_state(
-        self, param: Tensor, group: Group, label: str, name: str, value: Any
-    ) -> None:
-        """Raise where a value cannot be the state ``name`` of a parameter.
-
-        Args:
-            param: the parameter.
-            group: its group.
-            label: what to call it in the error.
-            name: the slot.
-            value: what a checkpoint has for it.
-        """
-        if not self._schemas or not isinstance(value, Tensor):
-            return
-        slot = _STEP if name == "step" else self._any_slots.slots.get(name)
-        if slot is None:
-            return
-        shape = param.shape
-        if slot.number:
-            shape = value.shape if value.numel() == 1 else torch.Size(())
-        elif slot.init is not zeros:  # ask it, without memory
-            model = torch.empty_like(param, device="meta")
-            model = torch.view_as_real(model) if param.is_complex() else model
-            made = slot.init(model, group).shape
-            shape = made[:-1] if param.is_complex() else made
-        if value.shape != shape:
-            raise ValueError(
-                f"loaded state dict has {name} of shape {tuple(value.shape)} for "
-                f"{label}, where it is {tuple(shape)}. Is it the checkpoint of another "
-                "model, or are the parameters in another order? Nothing was loaded."
-            )
-
-    def loaded_step(self, param: Tensor, value: Any, group: Group) -> Any:
-        """A step counter of this optimizer's kind with the given value."""
-        return _as_number(param, value, group)
-
-    def loaded_number(self, param: Tensor, group: Group, name: str, value: Any) -> Any:
-        """A value of a checkpoint for a slot: a tensor where the slot is a number."""
-        slot = self._any_slots.slots.get(name) if self._schemas else None
-        if slot is None or not slot.number or isinstance(value, Tensor):
-            return value
-        return _as_number(param, value, group)
-
     # State dicts
 
     def state_dict(self) -> dict[str, Any]:
@@ -567,60 +387,6 @@ class Optimizer(Hooks, torch.optim.Optimizer):
             finish(self)
         return report
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def init_state(self) -> None:
-        """Make the state that a first step would make, of every trainable parameter.
-
-        State that is there is left alone. Distributed checkpoints need it before the
-        first step: torch would do a step of its own. What a step does afterwards is
-        what it would have done without.
-        """
-        made_for: list[Tensor] = []
-        for group, schema in zip(self.param_groups, self.schemas, strict=True):
-            owner = self.in_charge(group)
-            for param in group["params"]:
-                if not param.requires_grad:
-                    continue
-                present = schema.present(group, param)
-                missing = owner.missing_state(param, group, present)
-                if missing:
-                    made = owner.initial_state(param, group, missing)
-                    self.state.setdefault(param, {}).update(made)
-                    made_for.append(param)
-        self._fresh |= set(made_for)
-
-    # Copies
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = ("_plan", "_stepping", "_swapped", "_counts", "step")
-        return {key: value for key, value in self.__dict__.items() if key not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for kind in HOOK_KINDS:
-            if kind not in self.__dict__:
-                self._clear_hooks()
-                break
-
-    def __copy__(self) -> Optimizer:
-        copy = type(self).__new__(type(self))
-        copy.__setstate__(self.__getstate__())
-        return copy
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        copy = type(self).__new__(type(self))
-        memo[id(self)] = copy
-        copy.__setstate__(deepcopy(self.__getstate__(), memo))
-        return copy
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        state = self.__getstate__()
-        for kind in HOOK_KINDS:
-            state[kind] = _picklable(state[kind], kind)
-        return _new, (type(self),), state
-
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for index, group in enumerate(self.param_groups):
@@ -635,36 +401,3 @@ class Optimizer(Hooks, torch.optim.Optimizer):
     # torch wraps the class's `step` here; ours is wrapped where it is defined.
     def _patch_step_function(self) -> None:
         return
-
-
-def _new(cls: type[Optimizer]) -> Optimizer:
-    return cls.__new__(cls)
-
-
-def _as_number(param: Tensor, value: Any, group: Group) -> Tensor:
-    """A number of the state: a 0-d tensor, which torch keeps on the CPU."""
-    device = param.device if group.get("capturable") else torch.device("cpu")
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().to(device, copy=True)
-    return torch.tensor(number(value), dtype=_number_dtype(), device=device)
-
-
-def _number_dtype() -> torch.dtype:
-    double = torch.get_default_dtype() is torch.float64
-    return torch.float64 if double else torch.float32
-
-
-def _picklable(hooks: Any, kind: str) -> Any:
-    kept = type(hooks)()
-    for key, hook in hooks.items():
-        try:
-            pickle.dumps(hook)
-        except (pickle.PicklingError, AttributeError, TypeError):
-            warnings.warn(
-                f"the pickle leaves out {hook!r} of {kind}: functions defined inside "
-                "functions cannot be pickled. Register it again after loading.",
-                stacklevel=4,
-            )
-        else:
-            kept[key] = hook
-    return kept

@@ -41,6 +41,7 @@ from .terms import lerp
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
+    from .state import Stateful
 
 __all__ = [
     "HYPERPARAMETERS",
@@ -107,10 +108,10 @@ class Setting:
     def __init__(self, default: Any) -> None:
         self.default = default
 
-    def __set_name__(self, owner: type[Optimizer], name: str) -> None:
+    def __set_name__(self, owner: type[Stateful], name: str) -> None:
         self.name = name
 
-    def __get__(self, optimizer: Optimizer | None, kind: type[Optimizer]) -> Any:
+    def __get__(self, optimizer: Stateful | None, kind: type[Stateful]) -> Any:
         if optimizer is None:
             return self
         return optimizer.__dict__.get(self.name, self.default)
@@ -128,7 +129,7 @@ class Setting:
         optimizer.__dict__[self.name] = value
 
 
-def asked(optimizer: Optimizer) -> tuple[str, ...]:
+def asked(optimizer: Stateful) -> tuple[str, ...]:
     """The stages that an optimizer or one of its groups asks for."""
     wanted = {
         "ema_decay": any(
