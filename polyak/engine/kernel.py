@@ -14,7 +14,7 @@ from .formats import Format
 from .graph import Graph
 from .listing import listing
 from .operators import operator_name
-from .table import loads, record_type
+from .table import member, record_type
 
 __all__ = ["Kernel", "generate"]
 
@@ -191,6 +191,15 @@ def _module(
         ),
     )
     passed = ", ".join(f"ptr %role{r}" for r in range(len(roles)))
+    work = f"""
+  %row.of.at = getelementptr i64, ptr %row, i64 %tensor
+  %row.of = load i64, ptr %row.of.at
+  %scalar.entry = mul i64 %row.of, %arguments
+  %scalar.bytes = mul i64 %scalar.entry, {itemsize}
+  %scalars = getelementptr i8, ptr %values, i64 %scalar.bytes
+{bases}
+  call void @apply(i64 %n, {passed}, ptr %scalars)
+"""
     text = "\n".join(f"  {line}" for line in body.lines)
     return f"""{record_type}
 
@@ -208,40 +217,7 @@ exit:
   ret void
 }}
 
-define void @member(ptr %table) {{
-entry:
-{loads("tensors chunks arguments grain pointers row values chunk next_chunk")}
-  br label %claim
-claim:
-  %start = atomicrmw add ptr %next_chunk, i64 %grain monotonic
-  %limit = add i64 %start, %grain
-  %whole = icmp slt i64 %limit, %chunks
-  %stop = select i1 %whole, i64 %limit, i64 %chunks
-  %some = icmp slt i64 %start, %stop
-  br i1 %some, label %work, label %exit
-work:
-  %c = phi i64 [%start, %claim], [%c.next, %work]
-  %tensor.at = getelementptr i64, ptr %chunk, i64 %c
-  %tensor = load i64, ptr %tensor.at
-  %first.row = add i64 %c, %chunks
-  %first.at = getelementptr i64, ptr %chunk, i64 %first.row
-  %first = load i64, ptr %first.at
-  %n.row = add i64 %first.row, %chunks
-  %n.at = getelementptr i64, ptr %chunk, i64 %n.row
-  %n = load i64, ptr %n.at
-  %row.of.at = getelementptr i64, ptr %row, i64 %tensor
-  %row.of = load i64, ptr %row.of.at
-  %scalar.entry = mul i64 %row.of, %arguments
-  %scalar.bytes = mul i64 %scalar.entry, {itemsize}
-  %scalars = getelementptr i8, ptr %values, i64 %scalar.bytes
-{bases}
-  call void @apply(i64 %n, {passed}, ptr %scalars)
-  %c.next = add nuw nsw i64 %c, 1
-  %finished = icmp eq i64 %c.next, %stop
-  br i1 %finished, label %claim, label %work
-exit:
-  ret void
-}}
+{member("row values", work)}
 
 attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
 !0 = distinct !{{!0, !1}}

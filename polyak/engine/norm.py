@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from . import jit
 from .formats import Format
-from .table import loads, record_type
+from .table import loads, member, record_type
 
 __all__ = ["squares"]
 
@@ -40,6 +40,17 @@ def _module(format: Format) -> str:
     value = format.load(emit, "double", address)
     square = emit(f"fmul contract double {value}, {value}")
     body = "\n".join(lines)
+    work = f"""
+  %grad.row = mul i64 %tensors, %written
+  %grad.entry = add i64 %grad.row, %tensor
+  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
+  %base = load ptr, ptr %grad.at
+  %offset = mul i64 %first, {format.itemsize}
+  %grad = getelementptr i8, ptr %base, i64 %offset
+  %sum = call double @sum(i64 %n, ptr %grad)
+  %sum.at = getelementptr double, ptr %sums, i64 %c
+  store double %sum, ptr %sum.at
+"""
     return f"""; the sum of the squared gradients
 {record_type}
 
@@ -60,43 +71,8 @@ exit:
   ret double %result
 }}
 
-; What each thread runs: claim chunks, and keep the sum of each.
-define void @member(ptr %table) {{
-entry:
-{loads("tensors written chunks grain pointers itemsizes chunk next_chunk sums")}
-  br label %claim
-claim:
-  %start = atomicrmw add ptr %next_chunk, i64 %grain monotonic
-  %limit = add i64 %start, %grain
-  %whole = icmp slt i64 %limit, %chunks
-  %stop = select i1 %whole, i64 %limit, i64 %chunks
-  %some = icmp slt i64 %start, %stop
-  br i1 %some, label %work, label %exit
-work:
-  %c = phi i64 [%start, %claim], [%c.next, %work]
-  %tensor.at = getelementptr i64, ptr %chunk, i64 %c
-  %tensor = load i64, ptr %tensor.at
-  %first.row = add i64 %c, %chunks
-  %first.at = getelementptr i64, ptr %chunk, i64 %first.row
-  %first = load i64, ptr %first.at
-  %n.row = add i64 %first.row, %chunks
-  %n.at = getelementptr i64, ptr %chunk, i64 %n.row
-  %n = load i64, ptr %n.at
-  %grad.row = mul i64 %tensors, %written
-  %grad.entry = add i64 %grad.row, %tensor
-  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
-  %base = load ptr, ptr %grad.at
-  %offset = mul i64 %first, {format.itemsize}
-  %grad = getelementptr i8, ptr %base, i64 %offset
-  %sum = call double @sum(i64 %n, ptr %grad)
-  %sum.at = getelementptr double, ptr %sums, i64 %c
-  store double %sum, ptr %sum.at
-  %c.next = add nuw nsw i64 %c, 1
-  %finished = icmp eq i64 %c.next, %stop
-  br i1 %finished, label %claim, label %work
-exit:
-  ret void
-}}
+; The sum of each chunk is kept.
+{member("written itemsizes sums", work)}
 
 define double @total(ptr %table) {{
 entry:

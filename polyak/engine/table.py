@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Table", "loads", "record_type"]
+__all__ = ["CHUNK", "Table", "loads", "member", "record_type"]
 
 CHUNK = (
     1 << 16
@@ -78,6 +78,43 @@ def loads(names: str, table: str = "%table") -> str:
         kind = "i64" if at <= _AT["threads"] or name in _PLAIN else "ptr"
         lines.append(f"  %{name} = load {kind}, ptr %{name}.field")
     return "\n".join(lines)
+
+
+def member(fields: str, work: str) -> str:
+    """LLVM that each thread of a team runs: claim chunks, and work them off.
+
+    Args:
+        fields: what the work needs, beside the counts and the chunks themselves.
+        work: on chunk ``%c``: ``%n`` numbers of ``%tensor``, from ``%first`` on.
+    """
+    return f"""define void @member(ptr %table) {{
+entry:
+{loads("tensors chunks arguments grain pointers chunk next_chunk " + fields)}
+  br label %claim
+claim:
+  %start = atomicrmw add ptr %next_chunk, i64 %grain monotonic
+  %limit = add i64 %start, %grain
+  %whole = icmp slt i64 %limit, %chunks
+  %stop = select i1 %whole, i64 %limit, i64 %chunks
+  %some = icmp slt i64 %start, %stop
+  br i1 %some, label %work, label %exit
+work:
+  %c = phi i64 [%start, %claim], [%c.next, %work]
+  %tensor.at = getelementptr i64, ptr %chunk, i64 %c
+  %tensor = load i64, ptr %tensor.at
+  %first.row = add i64 %c, %chunks
+  %first.at = getelementptr i64, ptr %chunk, i64 %first.row
+  %first = load i64, ptr %first.at
+  %n.row = add i64 %first.row, %chunks
+  %n.at = getelementptr i64, ptr %chunk, i64 %n.row
+  %n = load i64, ptr %n.at
+{work.strip(chr(10))}
+  %c.next = add nuw nsw i64 %c, 1
+  %finished = icmp eq i64 %c.next, %stop
+  br i1 %finished, label %claim, label %work
+exit:
+  ret void
+}}"""
 
 
 class Table:
