@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -69,6 +69,11 @@ class Schema:
         """The slots that a parameter of this group has; without one, that any has."""
         slots = self.slots.items()
         return tuple(name for name, slot in slots if slot.wanted(group, param))
+
+    def begins(self, present: Collection[str], missing: Collection[str]) -> bool:
+        """Whether a parameter that lacks some state has none of the rule's own yet."""
+        own = self.slots.keys() - self.stage_slots
+        return bool(missing) and own.isdisjoint(set(present) - set(missing))
 
     def tensor_slots(self, present: tuple[str, ...]) -> tuple[str, ...]:
         """Those of ``present`` that are tensors like the parameter."""

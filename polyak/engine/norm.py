@@ -72,7 +72,7 @@ exit:
 }}
 
 ; The sum of each chunk is kept.
-{member("written itemsizes sums", work)}
+{member("written sums", work)}
 
 define double @total(ptr %table) {{
 entry:

@@ -104,7 +104,6 @@ class Plan:
         schemas = self._hyperparameters.schemas
         for index, group in enumerate(optimizer.param_groups):
             schema, owner = schemas[index], optimizer.in_charge(group)
-            own = schema.slots.keys() - schema.stage_slots
             for param in group["params"]:
                 if param in seen:
                     continue
@@ -116,8 +115,7 @@ class Plan:
                 owner.check_gradient(param, grad, group)
                 present = schema.present(group, param)
                 missing = owner.missing_state(param, group, present)
-                first = bool(missing) and own.isdisjoint(set(present) - set(missing))
-                first = first or param in optimizer._fresh
+                first = schema.begins(present, missing) or param in optimizer._fresh
                 if missing:
                     new = owner.initial_state(param, group, missing)
                     self._made.append((param, missing))

@@ -26,9 +26,7 @@ def complete(
     due = ("step", *present) if schema.counts_steps else present
     missing = [name for name in due if state.get(name) is None]
     made = {name: _begun(optimizer, schema, param, name) for name in missing}
-    own = schema.slots.keys() - schema.stage_slots
-    first = bool(missing) and own.isdisjoint(set(present) - set(missing))
-    return {**state, **made}, first
+    return {**state, **made}, schema.begins(present, missing)
 
 
 def _begun(optimizer: Optimizer, schema: Schema, param: Tensor, name: str) -> Tensor:
