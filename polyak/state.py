@@ -102,20 +102,14 @@ class Stateful:
     ) -> dict[str, Any]:
         """Fresh values for the state ``names`` of a parameter."""
         made: dict[str, Any] = {}
-        model = torch.view_as_real(param) if param.is_complex() else param
         slots = self._any_slots.slots
         for name in names:
             if name == "step":
                 made[name] = self.loaded_step(param, 0.0, group)
                 continue
-            slot = slots[name]
-            value = slot.init(model.detach(), group)
-            if slot.number:
-                made[name] = _as_number(param, value, group)
-            else:
-                made[name] = (
-                    torch.view_as_complex(value) if param.is_complex() else value
-                )
+            value = slots[name].begin(param.detach(), group)
+            is_number = slots[name].number
+            made[name] = _as_number(param, value, group) if is_number else value
         return made
 
     def check_slots(self, group: Group, label: str, saved: Mapping[str, Any]) -> None:
@@ -154,11 +148,8 @@ class Stateful:
         shape = param.shape
         if slot.number:
             shape = value.shape if value.numel() == 1 else torch.Size(())
-        elif slot.init is not zeros:  # ask it, without memory
-            model = torch.empty_like(param, device="meta")
-            model = torch.view_as_real(model) if param.is_complex() else model
-            made = slot.init(model, group).shape
-            shape = made[:-1] if param.is_complex() else made
+        elif slot.init is not zeros or slot.per:  # ask it, without memory
+            shape = slot.begin(torch.empty_like(param, device="meta"), group).shape
         if value.shape != shape:
             raise ValueError(
                 f"loaded state dict has {name} of shape {tuple(value.shape)} for "

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ema", "lerp", "where"]
+from .engine.stands import epsilon
+
+__all__ = ["ema", "epsilon", "lerp", "where"]
 
 
 def ema(old: Any, new: Any, beta: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,11 @@ from .reading import Reading
 from .survey import Member, Numbers
 from .table import CHUNK, Table
 from .walk import walk
+from .workspace import lay_out
 
 __all__ = ["Bucket"]
+
+ROWS = 16  # at least so many in a chunk
 
 
 @dataclass(eq=False)
@@ -93,10 +97,11 @@ class Bucket:
         pointers[:-1] = [[tensor.data_ptr() for tensor in role] for role in written]
         handles = [[torch_abi.handle(t) for t in role] for role in (*written, *numbers)]
         dtypes = [role[0].dtype for role in (*written, grads, *numbers)]
-        itemsizes = [self.formats[role].itemsize for role in roles]
-        lengths = [param.numel() * (1 + param.is_complex()) for param in params]
-        shapes, shape_at = _shapes(params)
-        chunks = _chunks(lengths)
+        spans = np.array([[t.nbytes for t in role] for role in (*written, grads)])
+        # A gradient lies like its parameter, and so does a slot that is as large.
+        shapes, shape_at = _shapes([*written, params])
+        sizes = _sizes(params, self.kernel.passes.has_rows)
+        chunks = _chunks(sizes, self.kernel.passes.has_rows)
         arguments = len(self.reading.graph.arguments())
 
         table = Table()
@@ -104,26 +109,29 @@ class Bucket:
         table.array("pointers", pointers)
         table.array("number_pointers", np.zeros((len(numbers), columns), np.int64))
         table.array("dtypes", np.array([*map(torch_abi.dtype_code, dtypes)], np.int64))
-        table.array("itemsizes", np.array(itemsizes, np.int64))
+        table.array("bytes", spans.astype(np.int64))
         table.array("shapes", shapes)
         table.array("shape_at", shape_at)
-        table.array("lengths", np.array(lengths, np.int64))
         table.array("row", np.zeros(columns, np.int64))
         table.array("expected", np.zeros((cells, len(numbers))))
         table.array("updated", np.zeros((cells, len(numbers))))
         table.array("values", np.zeros((cells, arguments), self.kernel.real))
         table.array("chunk", chunks)
         table.array("sums", np.zeros(chunks.shape[1]))
-        table.array("next_chunk", np.zeros(1, np.int64))
-        self._traffic = sum(lengths) * (2 * sum(itemsizes) - itemsizes[-1])
-        self._gradient_bytes = sum(lengths) * itemsizes[-1]
+        table.array("next_unit", np.zeros(1, np.int64))
+        units = chunks.shape[1]
+        if not self.kernel.passes.is_single:
+            units = lay_out(table, self.kernel, sizes, chunks)
+        self._gradient_bytes = int(spans[-1].sum())
+        self._traffic = 2 * int(spans.sum()) - self._gradient_bytes
         table.set(
             tensors=columns,
             written=len(written),
             numbers=len(numbers),
             chunks=chunks.shape[1],
+            units=units,
             arguments=arguments,
-            grain=team.grain(self._traffic, chunks.shape[1]),
+            grain=team.grain(self._traffic, units),
             kernel=self.library["member"],
             parallel=team.parallel_entry(),
             number_is_double=torch_abi.dtype_code(torch.float64),
@@ -200,7 +208,9 @@ class Bucket:
             row.state = tuple(state)
 
 
-def _shapes(params: Sequence[Tensor]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _shapes(
+    roles: Sequence[Sequence[Tensor]],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Records of (dimensions, (size, stride) each), and where each tensor's starts.
 
     The record of a 0-d tensor comes first: it serves the numbers.
@@ -208,21 +218,39 @@ def _shapes(params: Sequence[Tensor]) -> tuple[npt.NDArray[Any], npt.NDArray[Any
     records: list[int] = [0]
     starts: dict[tuple[int, ...], int] = {(0,): 0}
     start_of = []
-    for param in params:
-        pairs = zip(param.shape, param.stride(), strict=True)
-        record = (param.dim(), *(number for pair in pairs for number in pair))
+    for tensor in itertools.chain(*roles):
+        pairs = zip(tensor.shape, tensor.stride(), strict=True)
+        record = (tensor.dim(), *(number for pair in pairs for number in pair))
         if record not in starts:
             starts[record] = len(records)
             records.extend(record)
         start_of.append(starts[record])
-    return np.array(records, np.int64), np.array(start_of, np.int64)
+    places = np.array(start_of, np.int64).reshape(len(roles), -1)
+    return np.array(records, np.int64), places
 
 
-def _chunks(lengths: Sequence[int]) -> npt.NDArray[Any]:
-    """Rows (tensor, first number, count of numbers), one column a chunk."""
-    columns = [
-        (tensor, first, min(CHUNK, length - first))
-        for tensor, length in enumerate(lengths)
-        for first in range(0, length, CHUNK)
-    ]
+def _sizes(params: Sequence[Tensor], has_rows: bool) -> npt.NDArray[Any]:
+    """Real numbers of each tensor; of a matrix, its rows and its columns."""
+    sizes = np.ones((3, len(params)), np.int64)
+    for index, param in enumerate(params):
+        sizes[0, index] = sizes[2, index] = param.numel() * (1 + param.is_complex())
+        if has_rows:
+            rows, columns = param.shape[-2:]
+            sizes[1:, index] = rows, columns * (1 + param.is_complex())
+    return sizes
+
+
+def _chunks(sizes: npt.NDArray[Any], has_rows: bool) -> npt.NDArray[Any]:
+    """Rows (tensor, first number, count of numbers), one column a chunk.
+
+    Where rows are told apart, a chunk has whole rows, and several of them: it has
+    memory of its own for a sum of each column.
+    """
+    columns = []
+    for tensor, (length, _, row) in enumerate(sizes.T.tolist()):
+        size = max(ROWS, CHUNK // max(1, row)) * row if has_rows else CHUNK
+        columns += [
+            (tensor, first, min(size, length - first))
+            for first in range(0, length, max(1, size))
+        ]
     return np.array(columns, np.int64).reshape(-1, 3).T.copy()

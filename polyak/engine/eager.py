@@ -188,6 +188,9 @@ def gradient(
 def operand(tensor: Tensor, rows: Rows | None = None, *, copy: bool = False) -> Tensor:
     """A tensor as the rule computes with it: real, and no narrower than float32.
 
+    Of a complex tensor real and imaginary parts lie side by side, so that its last
+    dimension is twice as long.
+
     Args:
         tensor: a parameter or a slot.
         rows: those that the rule computes with, if not with all.
@@ -196,7 +199,8 @@ def operand(tensor: Tensor, rows: Rows | None = None, *, copy: bool = False) -> 
     if rows is not None:
         tensor = tensor[rows]
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
+        pairs = torch.view_as_real(tensor.resolve_conj())
+        tensor = pairs.flatten(-2) if tensor.dim() else pairs
     if tensor.dtype in _NARROW:
         return tensor.float()
     return tensor.clone() if copy else tensor
@@ -267,7 +271,11 @@ def stored(target: Tensor, value: Any, rows: Rows | None = None) -> Tensor:
     """A result as a tensor, complex if the target is."""
     if not isinstance(value, Tensor):
         value = torch.full_like(operand(target, rows), value)
-    return torch.view_as_complex(value) if target.is_complex() else value
+    assert isinstance(value, Tensor)
+    if not target.is_complex():
+        return value
+    made = torch.view_as_complex(value.unflatten(-1, (-1, 2)))
+    return made if target.dim() else made.squeeze()
 
 
 def write_number(state: dict[str, Any], name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..extent import Extent
 from ..slot import Group
 from . import torch_abi
 from .formats import format_of
@@ -21,21 +22,24 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of one parameter's update."""
+    """The tensors of one parameter's update; slots with what they extend along."""
 
     param: Tensor
     grad: Tensor
-    slots: Sequence[Tensor]
+    slots: Sequence[tuple[Tensor, Extent]]
     numbers: Sequence[Any]
 
 
-def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
+def objection(
+    group: Group, tensors: Tensors, *, compiling: bool, has_rows: bool
+) -> str | None:
     """Why a parameter must run eagerly, or None if a kernel can serve it.
 
     Args:
         group: the parameter's group.
         tensors: the parameter, its gradient and its state.
         compiling: torch.compile is tracing.
+        has_rows: the rule tells the parameter's rows from its columns.
     """
     if group.get("differentiable"):
         return "differentiable=True: autograd must see the step"
@@ -49,17 +53,25 @@ def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
         return "this build of torch does not export the functions that kernels need"
     param = tensors.param
     named = [("parameter", param), ("gradient", tensors.grad)]
-    named += [("state", slot) for slot in tensors.slots]
+    named += [("state", slot) for slot, _ in tensors.slots]
     for what, tensor in named:
         why = _tensor_objection(what, tensor)
         if why is not None:
             return why
     if not dense(param):
         return "the parameter's memory has gaps or overlaps itself"
-    for what, tensor in named:
+    if has_rows and (param.dim() < 2 or not param.is_contiguous()):
+        return f"rows and columns of a parameter that is {_form(param)}"
+    full = [slot for slot, extent in tensors.slots if extent is Extent.NUMBER]
+    for what, tensor in (*named[:2], *(("state", slot) for slot in full)):
         if not same_layout(tensor, param):
             return f"the {what} is {_form(tensor)}, the parameter {_form(param)}"
-    if any(overlap(tensors.grad, tensor) for tensor in (param, *tensors.slots)):
+    for slot, extent in tensors.slots:
+        due = extent.shape(param.shape)
+        if extent is not Extent.NUMBER and not _is_small(slot, due):
+            return f"a state of each {extent} is {_form(slot)}"
+    written = (param, *(slot for slot, _ in tensors.slots))
+    if any(overlap(tensors.grad, tensor) for tensor in written):
         return "the gradient overlaps the memory of what is updated"
     if not all(map(_is_number, tensors.numbers)):
         return "a number of the state is no 0-d float tensor on the CPU"
@@ -69,6 +81,10 @@ def objection(group: Group, tensors: Tensors, compiling: bool) -> str | None:
 def _form(tensor: Tensor) -> str:
     kind = "complex" if tensor.is_complex() else "real"
     return f"{kind}, of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
+
+
+def _is_small(slot: Tensor, shape: tuple[int, ...]) -> bool:
+    return slot.shape == shape and slot.is_contiguous()
 
 
 def _is_number(value: Any) -> bool:

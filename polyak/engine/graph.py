@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx
 
+from ..extent import Extent
+
 __all__ = ["Graph", "RuleError", "Value"]
 
 Value = fx.Node | float | int | bool
@@ -38,6 +40,15 @@ class Graph:
     guards: dict[fx.Node, bool | int]
     outputs: dict[str, Value]
     leaves: list[str] = field(default_factory=list)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rule tells a parameter's rows from its columns."""
+        return any(
+            node.meta["extent"] not in (Extent.NUMBER, Extent.WHOLE)
+            for node in (*self.tensors.values(), *self.nodes)
+            if node not in self.scalars
+        )
 
     def arguments(self) -> list[fx.Node]:
         """The scalars that a kernel takes: those that tensors are made of."""

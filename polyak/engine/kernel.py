@@ -1,57 +1,23 @@
-"""From a graph to a kernel: one loop that applies a rule to the chunks of a table."""
+"""From a graph to a kernel: the loops that apply a rule to the chunks of a table."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import fx
 
+from ..extent import Extent
+from .body import Body, declarations
+from .code import Code
 from .formats import Format
 from .graph import Graph
 from .listing import listing
-from .operators import operator_name
-from .table import member, record_type
+from .loops import interlude_function, pass_function
+from .passes import Passes, extent_of, split
+from .table import chunk, loads, member, record_type
 
 __all__ = ["Kernel", "generate"]
-
-_BINARY = "{0} contract {T} {1}, {2}"
-_CALL = "call contract {T} @llvm.{0}.{S}({T} {1})"
-_CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
-_COMPARE = "fcmp {0} {T} {1}, {2}"
-_LOGIC = "{0} i1 {1}, {2}"
-
-# Operator: LLVM's name for it, and the instruction.
-_INSTRUCTIONS: dict[str, tuple[str, str]] = {
-    "add": ("fadd", _BINARY),
-    "sub": ("fsub", _BINARY),
-    "mul": ("fmul", _BINARY),
-    "div": ("fdiv", _BINARY),
-    "pow": ("pow", _CALL2),
-    "neg": ("fneg", "{0} {T} {1}"),
-    "abs": ("fabs", _CALL),
-    "sqrt": ("sqrt", _CALL),
-    "exp": ("exp", _CALL),
-    "log": ("log", _CALL),
-    "sin": ("sin", _CALL),
-    "cos": ("cos", _CALL),
-    "tanh": ("tanh", _CALL),
-    "floor": ("floor", _CALL),
-    "copysign": ("copysign", _CALL2),
-    "lt": ("olt", _COMPARE),
-    "le": ("ole", _COMPARE),
-    "gt": ("ogt", _COMPARE),
-    "ge": ("oge", _COMPARE),
-    "eq": ("oeq", _COMPARE),
-    "ne": ("une", _COMPARE),
-    "and": ("and", _LOGIC),
-    "or": ("or", _LOGIC),
-    "invert": ("xor", "{0} i1 {1}, true"),
-    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}"),
-}
 
 
 @dataclass(frozen=True)
@@ -62,12 +28,14 @@ class Kernel:
         ir: the LLVM module, whose function ``member`` works off a table's chunks.
         roles: the tensors it uses, by name, gradients last.
         real: the type it computes in, also that of the rows of scalars.
-        listing: the loop in a form made for reading.
+        passes: what is computed in which pass over the numbers.
+        listing: the loops in a form made for reading.
     """
 
     ir: str
     roles: tuple[str, ...]
     real: np.dtype[Any]
+    passes: Passes
     listing: str
 
 
@@ -83,159 +51,186 @@ def generate(
         maximize: use the negative gradient.
     """
     wide = any(format.name == "float64" for format in formats.values())
-    real = "double" if wide else "float"
-    slots = tuple(role for role in graph.outputs if role in formats)
-    roles = (*slots, "grad")
-    body = _Body(graph, roles, formats, real, maximize)
     dtype = np.dtype(np.float64 if wide else np.float32)
-    ir = _module(roles, formats, body, dtype.itemsize)
-    text = listing(name, graph, formats, dtype.name, maximize=maximize)
-    return Kernel(ir, roles, dtype, text)
+    roles = (*(role for role in graph.outputs if role in formats), "grad")
+    passes = split(graph)
+    body = Body(graph, passes, formats, roles, "double" if wide else "float", maximize)
+    text = listing(name, graph, passes, formats, dtype.name, maximize=maximize)
+    return Kernel(_module(body), roles, dtype, passes, text)
 
 
-class _Body:
-    """The loop's body as LLVM instructions."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        roles: Sequence[str],
-        formats: dict[str, Format],
-        real: str,
-        maximize: bool,
-    ) -> None:
-        self.graph, self.roles, self.real = graph, roles, real
-        self.lines: list[str] = []
-        self.count = 0
-        self.values: dict[fx.Node, str] = {}
-        self.addresses: dict[str, str] = {}
-        self.arguments = graph.arguments()
-        for index, node in enumerate(self.arguments):
-            self.values[node] = f"%scalar.{index}"
-        for name, node in graph.tensors.items():
-            if node.users or node in graph.outputs.values():
-                self.values[node] = self._load(name, formats[name])
-        grad = graph.tensors["grad"]
-        if maximize and grad in self.values:
-            self.values[grad] = self.emit(f"fneg {real} {self.values[grad]}")
-        for node in graph.nodes:
-            if node not in graph.scalars:
-                self.values[node] = self._instruction(node)
-        for name, value in graph.outputs.items():
-            if name in formats and value is not graph.tensors[name]:
-                address = self._address(name, formats[name])
-                formats[name].store(self.emit, real, self._operand(value), address)
-
-    def emit(self, text: str, *, void: bool = False) -> str:
-        if void:
-            self.lines.append(text)
-            return ""
-        self.count += 1
-        self.lines.append(f"%v{self.count} = {text}")
-        return f"%v{self.count}"
-
-    def _address(self, name: str, format: Format) -> str:
-        if name not in self.addresses:
-            offset = self.emit(f"mul nuw nsw i64 %i, {format.itemsize}")
-            role = self.roles.index(name)
-            at = self.emit(f"getelementptr i8, ptr %role{role}, i64 {offset}")
-            self.addresses[name] = at
-        return self.addresses[name]
-
-    def _load(self, name: str, format: Format) -> str:
-        return format.load(self.emit, self.real, self._address(name, format))
-
-    def _instruction(self, node: fx.Node) -> str:
-        name = operator_name(node.target)
-        word, text = _INSTRUCTIONS[name]
-        suffix = "f64" if self.real == "double" else "f32"
-        operands = [self._operand(operand) for operand in node.args]
-        return self.emit(text.format(word, *operands, T=self.real, S=suffix))
-
-    def _operand(self, operand: Any) -> str:
-        if isinstance(operand, fx.Node):
-            return self.values[operand]
-        number = float(operand)
-        if self.real == "float":
-            with np.errstate(over="ignore"):
-                number = float(np.float32(number))
-        return f"0x{struct.pack('>d', number).hex()}"
-
-
-def _module(
-    roles: Sequence[str],
-    formats: dict[str, Format],
-    body: _Body,
-    itemsize: int,
-) -> str:
-    pointers = [
-        f"ptr noalias {'readonly ' if role == 'grad' else ''}%role{r}"
-        for r, role in enumerate(roles)
-    ]
-    scalars = _each(
-        body.arguments,
-        lambda i, _: (
-            f"  %scalar.{i}.at = getelementptr {body.real}, ptr %values, i64 {i}\n"
-            f"  %scalar.{i} = load {body.real}, ptr %scalar.{i}.at"
-        ),
-    )
-    bases = _each(
-        roles,
-        lambda r, role: (
-            f"  %role{r}.row = mul i64 %tensors, {r}\n"
-            f"  %role{r}.entry = add i64 %role{r}.row, %tensor\n"
-            f"  %role{r}.at = getelementptr i64, ptr %pointers, i64 %role{r}.entry\n"
-            f"  %role{r}.base = load ptr, ptr %role{r}.at\n"
-            f"  %role{r}.offset = mul i64 %first, {formats[role].itemsize}\n"
-            f"  %role{r} = getelementptr i8, ptr %role{r}.base, i64 %role{r}.offset"
-        ),
-    )
-    passed = ", ".join(f"ptr %role{r}" for r in range(len(roles)))
-    work = f"""
-  %row.of.at = getelementptr i64, ptr %row, i64 %tensor
-  %row.of = load i64, ptr %row.of.at
-  %scalar.entry = mul i64 %row.of, %arguments
-  %scalar.bytes = mul i64 %scalar.entry, {itemsize}
-  %scalars = getelementptr i8, ptr %values, i64 %scalar.bytes
-{bases}
-  call void @apply(i64 %n, {passed}, ptr %scalars)
-"""
-    text = "\n".join(f"  {line}" for line in body.lines)
+def _module(body: Body) -> str:
+    """A function for each pass and interlude, and one that does a unit of work."""
+    numbers = range(len(body.passes.passes))
+    functions = [pass_function(body, index) for index in numbers]
+    if body.passes.is_single:
+        functions += [_chunk(body), member("chunks", "unit")]
+    else:
+        functions += [interlude_function(body, index) for index in numbers]
+        functions += [_pass_of_chunk(body), member("units", "unit")]
+    text = "\n".join(functions)
     return f"""{record_type}
 
-define internal void @apply(i64 %n, {", ".join(pointers)}, ptr noalias %values) #0 {{
-entry:
-{scalars}
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%next, %loop]
 {text}
-  %next = add nuw nsw i64 %i, 1
-  %done = icmp eq i64 %next, %n
-  br i1 %done, label %exit, label %loop, !llvm.loop !0
+
+attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
+{declarations(body.real, text)}"""
+
+
+def _chunk(body: Body) -> str:
+    """A unit of a kernel of one pass: a chunk."""
+    return f"""define internal void @unit(ptr %table, i64 %c) {{
+{loads("tensors chunks arguments pointers chunk row values")}
+{chunk}
+{_given(body)}
+  %last = add i64 %first, %n
+  call void @pass0(i64 %first, i64 %last, i64 1, i64 %n, {", ".join(_names(body))})
+  ret void
+}}
+"""
+
+
+def _given(body: Body) -> str:
+    """The addresses that all functions are given, for ``%tensor``."""
+    return f"""  %row.of.at = getelementptr i64, ptr %row, i64 %tensor
+  %row.of = load i64, ptr %row.of.at
+  %scalar.entry = mul i64 %row.of, %arguments
+  %scalars = getelementptr [{body.itemsize} x i8], ptr %values, i64 %scalar.entry
+""" + "\n".join(
+        f"""  %role{r}.row = mul i64 %tensors, {r}
+  %role{r}.entry = add i64 %role{r}.row, %tensor
+  %role{r}.at = getelementptr i64, ptr %pointers, i64 %role{r}.entry
+  %role{r} = load ptr, ptr %role{r}.at"""
+        for r, _ in enumerate(body.roles)
+    )
+
+
+def _names(body: Body) -> list[str]:
+    roles = [f"ptr %role{index}" for index, _ in enumerate(body.roles)]
+    kept = [f"ptr %kept{index}" for index, _ in enumerate(body.passes.kept)]
+    return [*roles, "ptr %scalars", *kept]
+
+
+def _pass_of_chunk(body: Body) -> str:
+    """A unit of a kernel of several passes: one of them, or all where a chunk is all.
+
+    The threads share out the units in order, and a pass waits until the one before it
+    has ended: what it waits for is being done by a thread that does not wait for it.
+    Whoever does the last chunk of a pass does the interlude.
+    """
+    calls = _calls(body)
+    cases = [f"i64 {k}, label" for k, _ in enumerate(calls)]
+    runs = " ".join(f"{case} %run{k}" for k, case in enumerate(cases))
+    ends = " ".join(f"{case} %end{k}" for k, case in enumerate(cases))
+    apart = "\n".join(
+        f"run{k}:\n{run}\n  br label %arrive\nend{k}:\n{end}\n  br label %tell"
+        for k, (run, end) in enumerate(calls)
+    )
+    together = "\n".join(f"{run}\n{end}" for run, end in calls)
+    return f"""declare i32 @sched_yield()
+
+define internal void @unit(ptr %table, i64 %u) {{
+entry:
+{loads("tensors chunks units arguments pointers chunk row values")}
+{loads("passes extents chunks_of kept_at parts_at left done")}
+  %c.at = getelementptr i64, ptr %passes, i64 %u
+  %c = load i64, ptr %c.at
+  %pass.at = getelementptr i64, ptr %c.at, i64 %units
+  %pass = load i64, ptr %pass.at
+{chunk}
+  %last = add i64 %first, %n
+{_given(body)}
+  %length.at = getelementptr i64, ptr %extents, i64 %tensor
+  %length = load i64, ptr %length.at
+  %rows.at = getelementptr i64, ptr %length.at, i64 %tensors
+  %rows = load i64, ptr %rows.at
+  %columns.at = getelementptr i64, ptr %rows.at, i64 %tensors
+  %columns = load i64, ptr %columns.at
+  %pieces.first.at = getelementptr i64, ptr %chunks_of, i64 %tensor
+  %pieces.first = load i64, ptr %pieces.first.at
+  %pieces.at = getelementptr i64, ptr %pieces.first.at, i64 %tensors
+  %pieces = load i64, ptr %pieces.at
+  %firsts.row = add i64 %chunks, %pieces.first
+  %firsts = getelementptr i64, ptr %chunk, i64 %firsts.row
+  %counts = getelementptr i64, ptr %firsts, i64 %chunks
+  %parts = getelementptr ptr, ptr %parts_at, i64 %pieces.first
+{_memory(body)}
+  %all = icmp slt i64 %pass, 0
+  br i1 %all, label %together, label %apart
+together:
+{together}
+  ret void
+
+apart:
+  %done.of = getelementptr i64, ptr %done, i64 %tensor
+  br label %look
+look:
+  %ended = load atomic i64, ptr %done.of acquire, align 8
+  %ready = icmp sge i64 %ended, %pass
+  br i1 %ready, label %run, label %wait
+wait:
+  %yielded = call i32 @sched_yield()
+  br label %look
+run:
+  switch i64 %pass, label %exit [{runs}]
+arrive:
+  %left.of = getelementptr i64, ptr %left, i64 %tensor
+  %left.before = atomicrmw sub ptr %left.of, i64 1 acq_rel
+  %is.last = icmp eq i64 %left.before, 1
+  br i1 %is.last, label %end, label %exit
+end:
+  store i64 %pieces, ptr %left.of
+  switch i64 %pass, label %exit [{ends}]
+tell:
+  %pass.next = add i64 %pass, 1
+  %over = icmp eq i64 %pass.next, {len(calls)}
+  %ended.now = select i1 %over, i64 0, i64 %pass.next
+  store atomic i64 %ended.now, ptr %done.of release, align 8
+  br label %exit
+{apart}
 exit:
   ret void
 }}
-
-{member("row values", work)}
-
-attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
-!0 = distinct !{{!0, !1}}
-!1 = !{{!"llvm.loop.mustprogress"}}
-{_declarations(body)}"""
+"""
 
 
-def _declarations(body: _Body) -> str:
-    suffix = "f64" if body.real == "double" else "f32"
-    declared = {}
-    for word, text in _INSTRUCTIONS.values():
-        if text in (_CALL, _CALL2):
-            operands = ", ".join([body.real] * (2 if text is _CALL2 else 1))
-            symbol = f"@llvm.{word}.{suffix}"
-            if any(symbol in line for line in body.lines):
-                declared[symbol] = f"declare {body.real} {symbol}({operands})\n"
-    return "".join(declared.values())
+def _calls(body: Body) -> list[tuple[str, str]]:
+    """The calls of each pass and of the interlude after it."""
+    given = _names(body)
+    parts = [f"ptr %part{index}" for index, _ in enumerate(body.passes.parts)]
+    bounds = ["i64 %first", "i64 %last", "i64 %rows", "i64 %columns"]
+    counts = ["i64 %length", "i64 %rows", "i64 %columns", "i64 %pieces"]
+    chunks = ["ptr %firsts", "ptr %counts", "ptr %parts"]
+    return [
+        (
+            f"  call void @pass{k}({', '.join([*bounds, *given, *parts])})",
+            f"  call void @after{k}({', '.join([*counts, *chunks, *given])})",
+        )
+        for k, _ in enumerate(body.passes.passes)
+    ]
 
 
-def _each(items: Sequence[Any], line: Callable[[int, Any], str]) -> str:
-    return "\n".join(line(index, item) for index, item in enumerate(items))
+def _memory(body: Body) -> str:
+    """The addresses of what is kept of a tensor, and of the parts of a chunk."""
+    code = Code()
+    size = code.multiply("%rows", "%columns")
+    matrices = code.divide("%length", size)
+    end = code.emit("sub i64 %last, 1")
+    first_matrix, last_matrix = code.divide("%first", size), code.divide(end, size)
+    touched = code.add(code.emit(f"sub i64 {last_matrix}, {first_matrix}"), "1")
+    kept = {
+        Extent.ROW: code.multiply(matrices, "%rows"),
+        Extent.COLUMN: code.multiply(matrices, "%columns"),
+        Extent.MATRIX: matrices,
+        Extent.WHOLE: "1",
+    }
+    parts = {Extent.WHOLE: "1", Extent.COLUMN: code.multiply(touched, "%columns")}
+    for array, index, name, nodes, counts in (
+        ("%kept_at", "%tensor", "%kept", body.passes.kept, kept),
+        ("%parts_at", "%c", "%part", body.passes.parts, parts),
+    ):
+        at = code.emit(f"load ptr, ptr {code.item(array, index, 8)}")
+        for number, node in enumerate(nodes):
+            code.write(f"{name}{number} = getelementptr i8, ptr {at}, i64 0")
+            at = code.item(at, counts[extent_of(node)], body.itemsize)
+    return code.text

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import fx
 
+from ..extent import Extent
 from .formats import Format
 from .graph import Graph
 from .operators import operator_name
+from .passes import Pass, Passes, extent_of, is_reduction
 
 __all__ = ["listing"]
 
@@ -44,92 +47,188 @@ _UNARY: dict[str, ast.unaryop] = {
 def listing(
     name: str,
     graph: Graph,
+    passes: Passes,
     formats: Mapping[str, Format],
     real: str,
     *,
     maximize: bool,
 ) -> str:
-    """The kernel's loop, and what is computed before it, as Python text.
+    """The kernel's loops, and what is computed before them, as Python text.
 
     Args:
         name: the optimizer's.
         graph: the rule as it was read.
+        passes: when the kernel computes what.
         formats: the storage of each tensor.
         real: the type that the kernel computes in.
         maximize: the gradient is negated.
     """
-    writer = _Writer(graph, maximize)
-    stored = {
-        role: value
-        for role, value in graph.outputs.items()
-        if role in formats and value is not graph.tensors[role]
-    }
-    results = writer.results(stored)
-    loop = "\n    ".join([*writer.inside, *results]) or "pass"
+    writer = _Writer(graph, passes, maximize)
+    loops = [
+        loop
+        for index, each in enumerate(passes.passes)
+        for loop in (
+            writer.numbers(each, index),
+            *map(writer.interlude, each.after),
+            *(writer.small() if each is passes.passes[-1] else ()),
+        )
+    ]
     storage = ", ".join(f"{role} {format.name}" for role, format in formats.items())
     before = "".join(f"{line}\n" for line in writer.before)
     return (
         f"# {name}: {storage}\n"
         + (f"# once a step, in float64\n{before}" if before else "")
-        + f"# for each number, in {real}\nfor i in range(n):\n    {loop}\n"
+        + f"# {'for each number' if len(loops) == 1 else 'pass by pass'}, in {real}\n"
+        + "".join(loops)
     )
 
 
 class _Writer:
-    """Writes expressions; what is used more than once gets a line of its own."""
+    """Writes loops, and what comes before them: the scalars.
 
-    def __init__(self, graph: Graph, maximize: bool) -> None:
-        self.graph, self.maximize = graph, maximize
+    The indices are i for rows and j for columns; i for numbers where there are none.
+    """
+
+    def __init__(self, graph: Graph, passes: Passes, maximize: bool) -> None:
+        self.graph, self.passes = graph, passes
         self.before: list[str] = []
-        self.inside: list[str] = []
-        self.named: dict[fx.Node, ast.expr] = {}
+        self.scalars: dict[fx.Node, ast.expr] = {
+            node: _parse(name) for name, node in graph.hyperparameters.items()
+        }
         self.arguments = set(graph.arguments())
-        self.uses: dict[fx.Node, int] = {}
-        live = [value for value in graph.outputs.values() if isinstance(value, fx.Node)]
+        self.tensors = {
+            node: _parse("-" * (maximize and name == "grad") + name + self._index(node))
+            for name, node in graph.tensors.items()
+        }
+        for number, node in enumerate(passes.kept):
+            word = operator_name(node.target) if is_reduction(node) else "y"
+            self.tensors[node] = _parse(f"{word}{number}{self._index(node)}")
+
+    def _index(self, node: fx.Node) -> str:
+        """Where a value is: single numbers are nowhere."""
+        letters = {Extent.ROW: "i", Extent.COLUMN: "j"}
+        letters[Extent.NUMBER] = "i, j" if self.passes.has_rows else "i"
+        letter = letters.get(extent_of(node))
+        return f"[{letter}]" if letter else ""
+
+    def numbers(self, this: Pass, index: int) -> str:
+        """The loop of a pass."""
+        if index and not (this.sums or this.stored):
+            return ""
+        outputs = {name: self.graph.outputs[name] for name in this.stored}
+        operands = [node.all_input_nodes[0] for node in this.sums]
+        loop = _Loop(self, [*outputs.values(), *operands], set(this.numbers))
+        for node, operand in zip(this.sums, operands, strict=True):
+            text = ast.unparse(loop.expression(operand))
+            loop.lines.append(f"{ast.unparse(self.tensors[node])} += {text}")
+        loop.store({self.graph.tensors[name]: value for name, value in outputs.items()})
+        head = "for i, j in numbers:" if self.passes.has_rows else "for i in range(n):"
+        lines = "\n    ".join(loop.lines) or "pass"
+        means = [node for node in this.sums if operator_name(node.target) == "mean"]
+        divided = "".join(
+            f"{ast.unparse(self.tensors[node])} /= {_count(node)}\n" for node in means
+        )
+        return f"{head}\n    {lines}\n{divided}"
+
+    def interlude(self, group: Sequence[fx.Node]) -> str:
+        """The loop of what is computed after a pass."""
+        (node, *_) = group
+        if is_reduction(node):
+            (operand,) = node.all_input_nodes
+            if extent_of(operand) is Extent.NUMBER:
+                return ""
+            loop = _Loop(self, [operand], set())
+            word, value = operator_name(node.target), loop.expression(operand)
+            name = ast.unparse(self.tensors[node])
+            return f"{name} = {word}({ast.unparse(value)})\n"
+        kept = {node: node for node in group if node in self.passes.kept}
+        loop = _Loop(self, list(kept), set(group))
+        loop.store(kept)
+        return self._over(extent_of(node), loop.lines)
+
+    def small(self) -> Iterator[str]:
+        """The loops that store what extends along rows or columns."""
+        for extent in (Extent.ROW, Extent.COLUMN):
+            names = [
+                name
+                for name in self.passes.small
+                if extent_of(self.graph.tensors[name]) is extent
+            ]
+            if names:
+                outputs = {self.graph.tensors[n]: self.graph.outputs[n] for n in names}
+                loop = _Loop(self, list(outputs.values()), set())
+                loop.store(outputs)
+                yield self._over(extent, loop.lines)
+
+    def _over(self, extent: Extent, lines: Sequence[str]) -> str:
+        heads = {Extent.ROW: "for i in rows:", Extent.COLUMN: "for j in columns:"}
+        head = heads.get(extent)
+        if head is None:
+            return "".join(f"{line}\n" for line in lines)
+        body = "\n    ".join(lines)
+        return f"{head}\n    {body}\n"
+
+
+def _count(node: fx.Node) -> str:
+    counts = {Extent.ROW: "n_columns", Extent.COLUMN: "n_rows"}
+    return counts.get(extent_of(node), "n")
+
+
+class _Loop:
+    """Writes the expressions of a loop; what is used more than once gets a line."""
+
+    def __init__(
+        self, writer: _Writer, values: Sequence[Any], own: set[fx.Node]
+    ) -> None:
+        self.writer, self.own = writer, own
+        self.lines: list[str] = []
+        self._named: dict[fx.Node, ast.expr] = {}
+        self._count = 0
+        live = [value for value in values if isinstance(value, fx.Node)]
+        self._uses = Counter(live)
         counted: set[fx.Node] = set()
-        for node in live:
-            self.uses[node] = self.uses.get(node, 0) + 1
         while live:
             node = live.pop()
-            if node in counted:
+            if node in counted or node not in own:
                 continue
             counted.add(node)
-            for operand in node.all_input_nodes:
-                self.uses[operand] = self.uses.get(operand, 0) + 1
-                live.append(operand)
-        for name, node in graph.tensors.items():
-            self.named[node] = _parse(
-                f"-{name}[i]" if maximize and name == "grad" else f"{name}[i]"
-            )
-        for name, node in graph.hyperparameters.items():
-            self.named[node] = _parse(name)
+            operands = [x for x in node.args if isinstance(x, fx.Node)]
+            self._uses.update(operands)
+            live.extend(operands)
 
-    def results(self, stored: Mapping[str, Any]) -> list[str]:
+    def store(self, outputs: Mapping[fx.Node, Any]) -> None:
         """The stores, which come last: they use what was there before any of them."""
-        lines: list[str] = []
-        for index, (role, value) in enumerate(stored.items()):
-            text = ast.unparse(self.expression(value))
-            written = "|".join(list(stored)[:index])
-            if written and re.search(rf"\b({written})\[i\]", text):
-                self.inside.append(f"x{len(self.inside)} = {text}")
-                text = f"x{len(self.inside) - 1}"
-            lines.append(f"{role}[i] = {text}")
-        return lines
+        targets = [ast.unparse(self.writer.tensors[node]) for node in outputs]
+        found = [self.expression(value, top=True) for value in outputs.values()]
+        texts = [ast.unparse(expression) for expression in found]
+        for index, text in enumerate(texts):
+            if any(re.search(rf"(?<!\w){re.escape(t)}", text) for t in targets[:index]):
+                texts[index] = self._line(text)
+        self.lines += [f"{a} = {b}" for a, b in zip(targets, texts, strict=True)]
 
-    def expression(self, value: Any) -> ast.expr:
+    def _line(self, text: str) -> str:
+        self.lines.append(f"x{self._count} = {text}")
+        self._count += 1
+        return f"x{self._count - 1}"
+
+    def expression(self, value: Any, *, top: bool = False) -> ast.expr:
+        writer = self.writer
         if not isinstance(value, fx.Node):
             return ast.Constant(value)
-        if value in self.named:
-            return self.named[value]
+        for names in (self._named, writer.scalars):
+            if value in names:
+                return names[value]
+        if value in writer.tensors and not (top and value in self.own):
+            return writer.tensors[value]
         expression = self._operation(value)
-        hoisted = value in self.arguments
-        if not hoisted and (self.uses.get(value, 0) < 2 or value in self.graph.scalars):
+        if value in writer.arguments:
+            writer.before.append(f"s{len(writer.before)} = {ast.unparse(expression)}")
+            writer.scalars[value] = ast.Name(f"s{len(writer.before) - 1}")
+            return writer.scalars[value]
+        if value in writer.graph.scalars or self._uses[value] < 2:
             return expression
-        lines, letter = (self.before, "s") if hoisted else (self.inside, "x")
-        name = f"{letter}{len(lines)}"
-        lines.append(f"{name} = {ast.unparse(expression)}")
-        self.named[value] = ast.Name(name)
-        return self.named[value]
+        self._named[value] = ast.Name(self._line(ast.unparse(expression)))
+        return self._named[value]
 
     def _operation(self, node: fx.Node) -> ast.expr:
         word = operator_name(node.target)

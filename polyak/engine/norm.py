@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from . import jit
 from .formats import Format
-from .table import loads, member, record_type
+from .table import chunk, loads, member, record_type
 
 __all__ = ["squares"]
 
@@ -40,17 +40,6 @@ def _module(format: Format) -> str:
     value = format.load(emit, "double", address)
     square = emit(f"fmul contract double {value}, {value}")
     body = "\n".join(lines)
-    work = f"""
-  %grad.row = mul i64 %tensors, %written
-  %grad.entry = add i64 %grad.row, %tensor
-  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
-  %base = load ptr, ptr %grad.at
-  %offset = mul i64 %first, {format.itemsize}
-  %grad = getelementptr i8, ptr %base, i64 %offset
-  %sum = call double @sum(i64 %n, ptr %grad)
-  %sum.at = getelementptr double, ptr %sums, i64 %c
-  store double %sum, ptr %sum.at
-"""
     return f"""; the sum of the squared gradients
 {record_type}
 
@@ -71,13 +60,28 @@ exit:
   ret double %result
 }}
 
-; The sum of each chunk is kept.
-{member("written sums", work)}
+; The sum of a chunk is kept.
+define internal void @chunk(ptr %table, i64 %c) {{
+{loads("tensors chunks written pointers chunk sums")}
+{chunk}
+  %grad.row = mul i64 %tensors, %written
+  %grad.entry = add i64 %grad.row, %tensor
+  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
+  %base = load ptr, ptr %grad.at
+  %offset = mul i64 %first, {format.itemsize}
+  %grad = getelementptr i8, ptr %base, i64 %offset
+  %sum = call double @sum(i64 %n, ptr %grad)
+  %sum.at = getelementptr double, ptr %sums, i64 %c
+  store double %sum, ptr %sum.at
+  ret void
+}}
+
+{member("chunks", "chunk")}
 
 define double @total(ptr %table) {{
 entry:
-{loads("chunks next_chunk threads parallel sums")}
-  store i64 0, ptr %next_chunk
+{loads("chunks next_unit threads parallel sums")}
+  store i64 0, ptr %next_unit
   %alone = icmp sle i64 %threads, 1
   br i1 %alone, label %run.alone, label %run.team
 run.alone:

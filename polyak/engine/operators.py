@@ -1,21 +1,32 @@
 """The operators of a rule: a few that every engine must know, the rest made of those.
 
-An engine translates the *core* operators, two dozen, each a function on tensors. Every
-other elementwise operation is rewritten while the rule is read, in terms of the core: a
-new engine needs the core alone, and a new operation is one line here.
+An engine translates the *core* operators, two dozen, each a function on tensors, and
+two reductions. Every other operation is rewritten while the rule is read, in terms of
+these: a new engine needs no more, and a new operation is one line here.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .stands import Symbol
+from ..extent import Extent
+from .stands import Symbol, epsilon
 
-__all__ = ["CORE", "MASKS", "OF_TENSORS", "POWERS", "REWRITES", "operator_name"]
+__all__ = [
+    "CORE",
+    "MASKS",
+    "OF_TENSORS",
+    "POWERS",
+    "REDUCTIONS",
+    "REWRITES",
+    "operator_name",
+    "reduced",
+]
 
 CORE: dict[str, Callable[..., Any]] = {
     "add": operator.add,
@@ -43,7 +54,10 @@ CORE: dict[str, Callable[..., Any]] = {
     "tanh": torch.tanh,
     "floor": torch.floor,
     "copysign": torch.copysign,
+    "epsilon": epsilon,
 }
+
+REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": torch.sum, "mean": torch.mean}
 
 _SAME = {
     "truediv": "div",
@@ -63,6 +77,7 @@ _SAME = {
     "min": "minimum",
     "and_": "and",
     "or_": "or",
+    "linalg_vector_norm": "norm",
     "sgn": "sign",
 }
 
@@ -113,6 +128,33 @@ def _lerp(x: Any, end: Any, weight: Any) -> Any:
     return near if small else far
 
 
+def _norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    if ord != 2:
+        raise TypeError(f"the norm of order {ord}")
+    return torch.sqrt(torch.sum(x * x, dim=dim, keepdim=keepdim))
+
+
+def reduced(
+    x: Any, dim: Any = None, keepdim: bool = False, *, axis: Any = None
+) -> tuple[Any, Extent]:
+    """The operand of a sum or mean, and along what it then extends no more.
+
+    Raises:
+        TypeError: not how torch calls it.
+        ValueError: dimensions that are not the last two, or that are dropped.
+    """
+    dim = axis if dim is None else dim
+    dims = (dim,) if isinstance(dim, int) else dim
+    if not dims:
+        return x, Extent.NUMBER
+    if not {*dims} <= {-1, -2}:
+        raise ValueError(f"over dimension {dim}")
+    if not keepdim:
+        raise ValueError("without keepdim=True")
+    places = {-1: Extent.COLUMNS, -2: Extent.ROWS}
+    return x, functools.reduce(operator.or_, (places[place] for place in dims))
+
+
 REWRITES: dict[str, Callable[..., Any]] = {
     "maximum": _maximum,
     "minimum": _minimum,
@@ -130,6 +172,7 @@ REWRITES: dict[str, Callable[..., Any]] = {
     "isinf": lambda x: abs(x) == float("inf"),
     "isfinite": lambda x: abs(x) < float("inf"),
     "lerp": _lerp,
+    "norm": _norm,
     "addcmul": lambda x, a, b, *, value=1: x + value * (a * b),
     "addcdiv": lambda x, a, b, *, value=1: x + value * (a / b),
     "clamp": _clamp,

@@ -82,13 +82,15 @@ def _make(schema: Schema, situation: Situation, inputs: Sequence[float]) -> Read
             scalars[name] = _fill(shape, numbers)
         else:
             static[name] = shape
+    tensor_slots = schema.tensor_slots(present)
     graph = trace(
         schema.rule,
         ("param", "grad", *schema.slots),
-        ("param", "grad", *schema.tensor_slots(present)),
+        ("param", "grad", *tensor_slots),
         slot_values,
         scalars,
         static,
+        extents={name: schema.slots[name].extent for name in tensor_slots},
         owner=f"{schema.owner}.rule",
     )
     return Reading(graph, scalar_program(graph, number_slots))

@@ -173,27 +173,26 @@ class Stack:
             injected=injected,
         )
         stacks = {name: torch.stack(parts) for name, parts in self._targets.items()}
-        tensors = {name: eager.operand(stack) for name, stack in stacks.items()}
-        grad, _ = eager.gradient(group, torch.stack(grads), by_rows=False)
         new: dict[str, Any] = {}
 
-        def call(grad: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def call(grad: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+            tensors = {name: eager.operand(part) for name, part in targets.items()}
+            grad, _ = eager.gradient(group, grad, by_rows=False)
             new.update(eager.computed(self.schema, tensors, grad, held, words))
-            return {name: _full(tensors[name], new[name]) for name in tensors}
+            return {name: eager.stored(targets[name], new[name]) for name in targets}
 
         # torch has no batching rule for some operations, and loops over the stack: the
         # user, whom it would warn of that, has not asked for vmap.
         _warn_of_loops(False)
         try:
-            results = torch.vmap(call)(grad, tensors)
+            results = torch.vmap(call)(torch.stack(grads), stacks)
         except RuntimeError:
             _refused.add(self.reading)
             return False
         finally:
             _warn_of_loops(True)
         for name, targets in self._targets.items():
-            made = eager.stored(stacks[name], results[name])
-            torch._foreach_copy_(targets, made.unbind())
+            torch._foreach_copy_(targets, results[name].unbind())
         for name, column in self._numbers.items():
             column.write(step if name == "step" else new[name])
         return True
@@ -232,7 +231,3 @@ class _Column:
             return
         for state in self._states:
             eager.write_number(state, self._name, value)
-
-
-def _full(model: Tensor, value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.full_like(model, value)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import fx
+
+from ..extent import Extent
 
 if TYPE_CHECKING:
     from .trace import Tracer
 
-__all__ = ["Mask", "Scalar", "Stand", "Symbol"]
+__all__ = ["Mask", "Scalar", "Stand", "Symbol", "epsilon"]
 
 
 class Stand(fx.Proxy):
@@ -53,6 +56,12 @@ class Symbol(Stand):
 
     is_mask = False
 
+    @property
+    def extent(self) -> Extent:
+        """Along what of the parameter it extends."""
+        extent: Extent = self.node.meta["extent"]
+        return extent
+
     def __setitem__(self, key: Any, value: Any) -> NoReturn:
         self.tracer.refuse_mutation("x[...] = y")
 
@@ -66,6 +75,17 @@ class Mask(Symbol):
     """A stand-in for a tensor of truth values."""
 
     is_mask = True
+
+
+def epsilon(x: Any) -> Any:
+    """The spacing of numbers at one, in the precision of a tensor.
+
+    >>> epsilon(torch.ones(3)) == 2**-23
+    True
+    """
+    if isinstance(x, Symbol):
+        return x.tracer.epsilon()
+    return torch.finfo(x.dtype).eps
 
 
 def _refuse_augmented(sign: str) -> Callable[..., NoReturn]:

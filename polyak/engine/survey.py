@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..extent import Extent
 from ..schema import Schema, skeleton
 from ..slot import Group, number
 from .eager import watched
@@ -51,8 +52,13 @@ class Member:
     first: bool
 
     def slots(self) -> list[Tensor]:
-        """The state tensors like the parameter, in the rule's order."""
+        """The state tensors, in the rule's order."""
         return [self.state[name] for name in self.schema.tensor_slots(self.present)]
+
+    def extents(self) -> list[Extent]:
+        """Along what each of them extends."""
+        slots = self.schema.slots
+        return [slots[name].extent for name in self.schema.tensor_slots(self.present)]
 
     def numbers(self) -> list[Any]:
         """The scalar slots and the step counter."""
@@ -160,8 +166,10 @@ def _judge(
 ) -> str | None:
     if reading.graph.leaves:
         return f"the rule calls {', '.join(reading.graph.leaves)}, a leaf"
-    tensors = Tensors(member.param, member.gradient(), member.slots(), member.numbers())
-    why = objection(group, tensors, compiling)
+    slots = list(zip(member.slots(), member.extents(), strict=True))
+    tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
+    has_rows = reading.graph.has_rows
+    why = objection(group, tensors, compiling=compiling, has_rows=has_rows)
     if why is None and member.param in clashes:
         why = "its memory overlaps that of another tensor of the optimizer"
     return why

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Table", "loads", "member", "record_type"]
+__all__ = ["CHUNK", "Table", "chunk", "loads", "member", "record_type"]
 
 CHUNK = (
     1 << 16
@@ -24,25 +24,34 @@ _FIELDS = (
     "written",  # roles that are written: the parameter and the slots
     "numbers",  # scalar slots of each parameter
     "chunks",
+    "units",  # of work: chunks, or a pass over a chunk
     "arguments",  # scalars of a row that the kernel takes
-    "grain",  # chunks in one claim of work
+    "grain",  # units in one claim of work
     "threads",
     # arrays
     "handles",  # i64[written + numbers][tensors]: handles of Python tensors
     "pointers",  # i64[written + 1][tensors]: data of each role, gradients last
     "number_pointers",  # i64[numbers][tensors]: data of the scalar slots
     "dtypes",  # i64[written + 1 + numbers]: torch's code of each role's dtype
-    "itemsizes",  # i64[written + 1]
+    "bytes",  # i64[written + 1][tensors]: the memory that each role spans
     "shapes",  # i64[]: records of (dimensions, (size, stride) each)
-    "shape_at",  # i64[tensors]: where in `shapes` a tensor's record starts
-    "lengths",  # i64[tensors]: real numbers
+    "shape_at",  # i64[written + 1][tensors]: where in `shapes` a record starts
     "row",  # i64[tensors]: which row of scalars serves a tensor
     "expected",  # double[rows][numbers]: the scalar slots as they must be now
     "updated",  # double[rows][numbers]: what they become
     "values",  # real[rows][arguments]
     "chunk",  # i64[3][chunks]: tensor, first number, count of numbers
     "sums",  # double[chunks]: of the squared gradients
-    "next_chunk",  # i64: the first chunk that nobody has claimed
+    "next_unit",  # i64: the first unit that nobody has claimed
+    # arrays of kernels that make several passes (:mod:`.passes`)
+    "passes",  # i64[2][units]: a chunk, and the pass over it; -1 for all passes
+    "extents",  # i64[3][tensors]: real numbers; rows of a matrix, and columns
+    "chunks_of",  # i64[2][tensors]: the first chunk of a tensor, and their count
+    "kept_at",  # ptr[tensors]: where a tensor has what interludes compute
+    "parts_at",  # ptr[chunks]: where a chunk has its parts of sums
+    "memory",  # real[]: all of it
+    "left",  # i64[tensors]: chunks that the pass has not done
+    "done",  # i64[tensors]: passes that have ended
     # functions
     "kernel",
     "parallel",
@@ -80,26 +89,37 @@ def loads(names: str, table: str = "%table") -> str:
     return "\n".join(lines)
 
 
-def member(fields: str, work: str) -> str:
-    """LLVM that each thread of a team runs: claim chunks, and work them off.
+def member(count: str, work: str) -> str:
+    """LLVM that each thread of a team runs: claim units of work, and do them.
 
     Args:
-        fields: what the work needs, beside the counts and the chunks themselves.
-        work: on chunk ``%c``: ``%n`` numbers of ``%tensor``, from ``%first`` on.
+        count: the field that counts the units.
+        work: the name of the function that does one, given the table and its number.
     """
     return f"""define void @member(ptr %table) {{
 entry:
-{loads("tensors chunks arguments grain pointers chunk next_chunk " + fields)}
+{loads(f"grain next_unit {count}")}
   br label %claim
 claim:
-  %start = atomicrmw add ptr %next_chunk, i64 %grain monotonic
+  %start = atomicrmw add ptr %next_unit, i64 %grain monotonic
   %limit = add i64 %start, %grain
-  %whole = icmp slt i64 %limit, %chunks
-  %stop = select i1 %whole, i64 %limit, i64 %chunks
+  %whole = icmp slt i64 %limit, %{count}
+  %stop = select i1 %whole, i64 %limit, i64 %{count}
   %some = icmp slt i64 %start, %stop
   br i1 %some, label %work, label %exit
 work:
-  %c = phi i64 [%start, %claim], [%c.next, %work]
+  %u = phi i64 [%start, %claim], [%u.next, %work]
+  call void @{work}(ptr %table, i64 %u)
+  %u.next = add nuw nsw i64 %u, 1
+  %finished = icmp eq i64 %u.next, %stop
+  br i1 %finished, label %claim, label %work
+exit:
+  ret void
+}}"""
+
+
+# What a function knows of its chunk `%c`: `%n` numbers of `%tensor`, from `%first` on.
+chunk = """
   %tensor.at = getelementptr i64, ptr %chunk, i64 %c
   %tensor = load i64, ptr %tensor.at
   %first.row = add i64 %c, %chunks
@@ -108,13 +128,7 @@ work:
   %n.row = add i64 %first.row, %chunks
   %n.at = getelementptr i64, ptr %chunk, i64 %n.row
   %n = load i64, ptr %n.at
-{work.strip(chr(10))}
-  %c.next = add nuw nsw i64 %c, 1
-  %finished = icmp eq i64 %c.next, %stop
-  br i1 %finished, label %claim, label %work
-exit:
-  ret void
-}}"""
+"""
 
 
 class Table:

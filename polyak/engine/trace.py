@@ -8,8 +8,9 @@ never reaches a kernel: it is computed once per step on the host, in float64
 (:mod:`.scalars`), and enters the kernel as an argument.
 
 The graph is a :class:`torch.fx.Graph` whose nodes are the core operators
-(:mod:`.operators`). A rule that cannot be read this way is refused with the offending
-line and the remedy.
+(:mod:`.operators`), and sums and means over rows, columns, or all of a tensor. A node's
+``meta["extent"]`` says along what its value extends (:mod:`polyak.extent`). A rule that
+cannot be read this way is refused with the offending line and the remedy.
 """
 
 from __future__ import annotations
@@ -28,8 +29,18 @@ from typing import Any, NoReturn
 import torch
 from torch import fx
 
+from ..extent import Extent
 from .graph import Graph, RuleError
-from .operators import CORE, MASKS, OF_TENSORS, POWERS, REWRITES, operator_name
+from .operators import (
+    CORE,
+    MASKS,
+    OF_TENSORS,
+    POWERS,
+    REDUCTIONS,
+    REWRITES,
+    operator_name,
+    reduced,
+)
 from .stands import Mask, Scalar, Stand, Symbol
 
 __all__ = ["leaf", "trace"]
@@ -47,12 +58,12 @@ _ON_SCALARS = {
 def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a tensor function as opaque: a rule may call it, and it is not looked into.
 
-    Use it for what is not elementwise (a matrix product, a norm). A rule with a leaf
-    runs eagerly.
+    Use it for what is neither elementwise nor a sum or mean (a matrix product, a
+    sorting).
 
     >>> @leaf
-    ... def unit(x):
-    ...     return x / x.norm()
+    ... def gram(x):
+    ...     return x @ x.mT
     """
 
     @functools.wraps(function)
@@ -73,6 +84,7 @@ def trace(
     scalars: Mapping[str, Any],
     static: Mapping[str, Any],
     *,
+    extents: Mapping[str, Extent] | None = None,
     owner: str = "rule",
 ) -> Graph:
     """Read a rule for one choice of its branches.
@@ -84,16 +96,19 @@ def trace(
         numbers: those that are numbers, with their values. The others are None.
         scalars: numeric keyword arguments: a number, or a tuple with numbers in it.
         static: the other keyword arguments, passed as they are.
+        extents: along what the tensors extend that are not like the parameter.
         owner: the name to use in errors, such as ``"Adam.rule"``.
 
     Raises:
         RuleError: the rule branches on a tensor, mutates an argument, returns the wrong
             number of values, or uses an operator that is not elementwise.
     """
-    tracer = Tracer(rule, owner)
+    tracer, extents = Tracer(rule, owner), extents or {}
     positional: dict[str, Any] = dict.fromkeys(order)
     positional |= {name: tracer.scalar(name, numbers[name]) for name in numbers}
-    positional |= {name: tracer.tensor(name) for name in tensors}
+    positional |= {
+        name: tracer.tensor(name, extents.get(name, Extent.NUMBER)) for name in tensors
+    }
     keywords = {name: tracer.lift(name, value) for name, value in scalars.items()}
     try:
         returned = rule(*positional.values(), **keywords, **static)
@@ -121,10 +136,16 @@ class Tracer(fx.Tracer):
 
     # Inputs
 
-    def tensor(self, name: str) -> Symbol:
+    def tensor(self, name: str, extent: Extent) -> Symbol:
         """A stand-in for a tensor argument."""
         self.tensors[name] = node = self.graph.placeholder(name)
-        return Symbol(node, self)
+        return self._symbol(node, extent)
+
+    def _symbol(
+        self, node: fx.Node, extent: Extent, kind: type[Symbol] = Symbol
+    ) -> Symbol:
+        node.meta["extent"] = extent
+        return kind(node, self)
 
     def scalar(self, name: str, value: float) -> Scalar:
         """A stand-in for a number."""
@@ -170,6 +191,8 @@ class Tracer(fx.Tracer):
             args, kwargs = (args[0], kwargs["alpha"] * args[1]), {}
         if name == "pow" and len(args) == 2 and _literal(args[1]) in POWERS:
             return POWERS[args[1]](args[0])
+        if name in REDUCTIONS:
+            return self._reduction(name, args, kwargs)
         if name in REWRITES:
             return self._rewritten(name, args, kwargs)
         if name not in CORE or kwargs:
@@ -202,7 +225,31 @@ class Tracer(fx.Tracer):
             args = self._as_numbers(name, args)
         operands = tuple(self._operand(name, operand) for operand in args)
         node = self.graph.call_function(CORE[name], operands)
-        return Mask(node, self) if name in MASKS else Symbol(node, self)
+        extents = (x.extent for x in args if isinstance(x, Symbol))
+        extent = functools.reduce(operator.or_, extents)
+        return self._symbol(node, extent, Mask if name in MASKS else Symbol)
+
+    def _reduction(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> Symbol:
+        """A sum or a mean; over both last dimensions it is one, and then the other."""
+        try:
+            x, removed = reduced(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            self.refuse(
+                f"takes a {name} that no engine knows ({error})",
+                f"write x.{name}(), or x.{name}(-1, keepdim=True) of rows, or -2",
+            )
+        if x.is_mask:
+            self.refuse(
+                f"takes the {name} of truth values",
+                "use torch.where, as in torch.where(x > 0, y, 0)",
+            )
+        everything = removed == Extent.NUMBER
+        for step in [removed] if everything else [Extent.COLUMNS, Extent.ROWS]:
+            if x.extent & removed & step:
+                node = self.graph.call_function(REDUCTIONS[name], (x.node,))
+                x = self._symbol(node, x.extent & ~step)
+        symbol: Symbol = x
+        return symbol
 
     def _check_where(self, args: tuple[Any, ...]) -> None:
         if len(args) != 3:
@@ -234,11 +281,17 @@ class Tracer(fx.Tracer):
             for x in args
         )
 
+    def epsilon(self) -> Symbol:
+        """A stand-in for the spacing of numbers at one, as the kernel computes."""
+        node = self.graph.call_function(CORE["epsilon"], ())
+        return self._symbol(node, Extent.WHOLE)
+
     def leaf(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Symbol:
         """Record the call of an opaque function."""
         self.leaves.append(function.__name__)
         arguments = (self.create_arg(list(args)), self.create_arg(kwargs))
-        return Symbol(self.create_node("call_function", function, arguments, {}), self)
+        node = self.create_node("call_function", function, arguments, {})
+        return self._symbol(node, Extent.NUMBER)
 
     def _on_scalars(self, name: str, target: Any, args: Any, kwargs: Any) -> Scalar:
         if target not in _ON_SCALARS or kwargs:
@@ -318,6 +371,15 @@ class Tracer(fx.Tracer):
             self.refuse(f"returns a tensor for {name}", "it is a number", line)
         if isinstance(value, Mask):
             self.refuse(f"returns truth values for {name}", "use torch.where", line)
+        if isinstance(value, Symbol) and not (
+            self.leaves or value.extent in given.extent
+        ):
+            self.refuse(
+                f"returns a value for each {value.extent} for {name}, which has one "
+                f"for each {given.extent}",
+                "reduce it, as in x.mean(-1, keepdim=True)",
+                line,
+            )
         if isinstance(value, Stand):
             return value.node
         if value is None or isinstance(value, int | float):
@@ -352,7 +414,8 @@ class Tracer(fx.Tracer):
     def _refuse_operator(self, name: str) -> NoReturn:
         self.refuse(
             f"uses {name}, which no engine knows as an elementwise operator",
-            "wrap what is not elementwise in a function marked @polyak.leaf",
+            "wrap what is neither elementwise nor a sum or mean in a function marked "
+            "@polyak.leaf",
         )
 
     def _first_line(self) -> tuple[str, int]:

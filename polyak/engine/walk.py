@@ -236,12 +236,11 @@ done:
 
 define i64 @check(ptr %table) {{
 entry:
-{loads("tensors written numbers handles pointers number_pointers dtypes itemsizes")}
-{loads("shapes shape_at lengths row expected undefined grad number_is_double")}
+{loads("tensors written numbers handles pointers number_pointers dtypes bytes")}
+{loads("shapes shape_at row expected undefined grad number_is_double")}
   %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
   %grad.code = load i64, ptr %grad.code.at
-  %grad.size.at = getelementptr i64, ptr %itemsizes, i64 %written
-  %grad.size = load i64, ptr %grad.size.at
+  %grad.row = mul i64 %written, %tensors
   %numbers.first = add i64 %written, 1
   br label %column
 column:
@@ -256,11 +255,12 @@ ahead:
   call void @fetch(ptr %table, i64 %t)
   br label %look
 look:
-  %shape.at.at = getelementptr i64, ptr %shape_at, i64 %t
-  %shape.index = load i64, ptr %shape.at.at
-  %shape = getelementptr i64, ptr %shapes, i64 %shape.index
-  %length.at = getelementptr i64, ptr %lengths, i64 %t
-  %length = load i64, ptr %length.at
+  %grad.entry = add i64 %grad.row, %t
+  %grad.shape.at = getelementptr i64, ptr %shape_at, i64 %grad.entry
+  %grad.shape.index = load i64, ptr %grad.shape.at
+  %grad.shape = getelementptr i64, ptr %shapes, i64 %grad.shape.index
+  %grad.bytes.at = getelementptr i64, ptr %bytes, i64 %grad.entry
+  %grad.bytes = load i64, ptr %grad.bytes.at
   %param.at = getelementptr ptr, ptr %handles, i64 %t
   %param = load ptr, ptr %param.at
   %impl = load ptr, ptr %param
@@ -269,20 +269,17 @@ look:
   %has.none = icmp eq i64 %gradient.impl, %undefined
   br i1 %has.none, label %broken, label %ask.gradient
 ask.gradient:
-  %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code, ptr %shape)
+  %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code, ptr %grad.shape)
   %unfit = icmp eq i64 %from, -1
   br i1 %unfit, label %broken, label %ask.memory
 ask.memory:
   %nowhere = icmp eq i64 %from, 0
-  %some = icmp ne i64 %length, 0
+  %some = icmp ne i64 %grad.bytes, 0
   %without = and i1 %nowhere, %some
   br i1 %without, label %broken, label %keep.gradient
 keep.gradient:
-  %grad.row = mul i64 %written, %tensors
-  %grad.entry = add i64 %grad.row, %t
   %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
   store i64 %from, ptr %grad.at
-  %grad.bytes = mul i64 %length, %grad.size
   %to = add i64 %from, %grad.bytes
   br label %role
 
@@ -298,15 +295,17 @@ ask.role:
   %r.handle = load ptr, ptr %r.handle.at
   %r.code.at = getelementptr i64, ptr %dtypes, i64 %r
   %r.code = load i64, ptr %r.code.at
-  %r.data = call i64 @inspect(ptr %table, ptr %r.handle, i64 %r.code, ptr %shape)
+  %r.shape.at = getelementptr i64, ptr %shape_at, i64 %r.entry
+  %r.shape.index = load i64, ptr %r.shape.at
+  %r.shape = getelementptr i64, ptr %shapes, i64 %r.shape.index
+  %r.data = call i64 @inspect(ptr %table, ptr %r.handle, i64 %r.code, ptr %r.shape)
   %r.due.at = getelementptr i64, ptr %pointers, i64 %r.entry
   %r.due = load i64, ptr %r.due.at
   %r.same = icmp eq i64 %r.data, %r.due
   br i1 %r.same, label %ask.overlap, label %broken
 ask.overlap:
-  %r.size.at = getelementptr i64, ptr %itemsizes, i64 %r
-  %r.size = load i64, ptr %r.size.at
-  %r.bytes = mul i64 %length, %r.size
+  %r.bytes.at = getelementptr i64, ptr %bytes, i64 %r.entry
+  %r.bytes = load i64, ptr %r.bytes.at
   %r.end = add i64 %r.data, %r.bytes
   %before = icmp ule i64 %to, %r.data
   %after = icmp ule i64 %r.end, %from
@@ -374,7 +373,7 @@ broken:
 define void @launch(ptr %table) {{
 entry:
 {loads("tensors written numbers handles number_pointers dtypes row updated")}
-{loads("next_chunk threads kernel parallel bump_version number_is_double")}
+{loads("next_unit threads kernel parallel bump_version number_is_double")}
   %objects = add i64 %written, %numbers
   %numbers.first = add i64 %written, 1
   br label %column
@@ -428,7 +427,7 @@ column.done:
   %t.next = add i64 %t, 1
   br label %column
 run:
-  store i64 0, ptr %next_chunk
+  store i64 0, ptr %next_unit
   %alone = icmp sle i64 %threads, 1
   br i1 %alone, label %run.alone, label %run.team
 run.alone:

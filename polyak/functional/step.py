@@ -34,11 +34,10 @@ def _begun(optimizer: Optimizer, schema: Schema, param: Tensor, name: str) -> Te
     group = optimizer.param_groups[0]
     if name == "step":
         return torch.as_tensor(optimizer.loaded_step(param, 0.0, group)).to(_counting())
-    model = torch.view_as_real(param) if param.is_complex() else param
-    value = schema.slots[name].init(model, group)
+    value: Tensor = schema.slots[name].begin(param, group)
     if schema.slots[name].number:
         return torch.as_tensor(value, dtype=_counting())
-    return torch.view_as_complex(value) if param.is_complex() else value
+    return value
 
 
 def _counting() -> torch.dtype:

@@ -194,10 +194,11 @@ def _check_shapes(schema: Schema, name: str, param: Tensor, state: State) -> Non
         slot = schema.slots.get(key)
         if slot is None or slot.number or slot.init is not zeros or value is None:
             continue
-        if value.shape != param.shape:
+        shape = slot.extent.shape(param.shape)
+        if value.shape != shape:
             raise ValueError(
                 f"{schema.owner}: state has {key} of shape {tuple(value.shape)} for "
-                f"{name}, where it is {tuple(param.shape)}: take the state that "
+                f"{name}, where it is {shape}: take the state that "
                 "init(params) or the update before gave"
             )
 

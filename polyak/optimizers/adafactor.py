@@ -5,75 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from ..bounds import at_least, at_most
-from ..engine.trace import leaf
 from ..optimizer import Optimizer
-from ..slot import Group, Slot
+from ..slot import Slot
 from ..stages import Stages
-from ..terms import lerp, where
+from ..terms import epsilon, lerp, where
 
 __all__ = ["Adafactor"]
 
-# So many numbers stay in the cache of a core from one operation to the next.
-_BLOCK = 2**16
 
-
-def is_factored(param: Tensor) -> bool:
+def is_matrix(param: Tensor) -> bool:
     return param.dim() > 1
 
 
-def is_whole(param: Tensor) -> bool:
+def is_vector(param: Tensor) -> bool:
     return param.dim() < 2
-
-
-def row_zeros(param: Tensor, group: Group) -> Tensor:
-    return param.new_zeros((*param.shape[:-1], 1))
-
-
-def col_zeros(param: Tensor, group: Group) -> Tensor:
-    return param.new_zeros((*param.shape[:-2], 1, param.shape[-1]))
-
-
-@leaf
-def rms(x: Tensor) -> Tensor:
-    """The root of the mean square of all numbers."""
-    norm: Tensor = torch.linalg.vector_norm(x)
-    return norm.div(max(1, x.numel()) ** 0.5)
-
-
-@leaf
-def row_mean_square(x: Tensor) -> Tensor:
-    """The mean square of each row."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square().div_(max(1, x.shape[-1]))
-
-
-@leaf
-def col_mean_square(x: Tensor) -> Tensor:
-    """The mean square of each column."""
-    # torch's norm over columns is slow, its sum is not; block by block, the squares
-    # stay in the cache.
-    rows, columns = x.shape[-2:]
-    parts = x.split(max(1, _BLOCK // max(1, columns)), dim=-2)
-    sums = [part.square().sum(-2, keepdim=True) for part in parts]
-    total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-    return total.div_(max(1, rows))
-
-
-@leaf
-def normalized(
-    grad: Tensor, variance: Tensor, col_var: Tensor | None, eps1: float | None
-) -> Tensor:
-    """A gradient over the root of its second moment, or over ``eps1`` where less."""
-    eps1 = torch.finfo(grad.dtype).eps if eps1 is None else eps1
-    most = 1 / eps1 if eps1 else math.inf
-    if col_var is None:
-        return variance.rsqrt().clamp_max_(most).mul_(grad)
-    rows = variance / variance.mean(-2, keepdim=True).clamp_min_(eps1)
-    return (rows.rsqrt_() * col_var.rsqrt()).clamp_max_(most).mul_(grad)
 
 
 def _epsilons(owner: str, name: str, value: Any) -> None:
@@ -133,9 +81,9 @@ class Adafactor(Optimizer):
     """
 
     slots = {
-        "row_var": Slot(row_zeros, of=is_factored),
-        "col_var": Slot(col_zeros, of=is_factored),
-        "variance": Slot(of=is_whole),
+        "row_var": Slot(per="row", of=is_matrix),
+        "col_var": Slot(per="column", of=is_matrix),
+        "variance": Slot(of=is_vector),
     }
     bounds = {
         "lr": at_least(0, "Learning rate", should=True),
@@ -173,22 +121,23 @@ class Adafactor(Optimizer):
     def rule(param, grad, row_var, col_var, variance, *,
              step, lr, beta2_decay, eps, d, weight_decay):  # fmt: skip
         eps1, eps2 = eps
+        least = epsilon(grad) if eps1 is None else eps1
+        most = 1 / least if eps1 != 0 else math.inf
         weight = step**beta2_decay
+        square = grad * grad
         if variance is None:
-            row_var = lerp(row_var, row_mean_square(grad), weight)
-            col_var = lerp(col_var, col_mean_square(grad), weight)
-            update = normalized(grad, row_var, col_var, eps1)
+            row_var = lerp(row_var, square.mean(-1, keepdim=True), weight)
+            col_var = lerp(col_var, square.mean(-2, keepdim=True), weight)
+            row = row_var / row_var.mean(-2, keepdim=True).clamp(min=least)
+            scale = row.rsqrt() * col_var.rsqrt()
         else:
-            variance = lerp(variance, grad * grad, weight)
-            update = normalized(grad, variance, None, eps1)
+            variance = lerp(variance, square, weight)
+            scale = variance.rsqrt()
+        update = scale.clamp(max=most) * grad
         rate = where(lr * step**0.5 < 1, lr, step**-0.5)
-        length = rate * rms(param).clamp(min=eps2) / (rms(update) / d).clamp(min=1)
+        size = param.square().mean().sqrt().clamp(min=eps2)
+        excess = (update.square().mean().sqrt() / d).clamp(min=1)
         if weight_decay:
             param = param * (1 - lr * weight_decay)
-        param = torch.addcmul(param, length, update, value=-1)
+        param = param - rate * size / excess * update
         return param, row_var, col_var, variance
-
-    def check_gradient(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        super().check_gradient(param, grad, group)
-        if param.is_complex():
-            raise RuntimeError("Adafactor does not support complex parameters")

@@ -20,5 +20,4 @@ case = Case(
         "sliced",
     ),
     complex=False,
-    kernel=False,
 )

@@ -1,0 +1,255 @@
+"""The values of a rule at one place of a tensor, as LLVM instructions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from ..extent import Extent
+from .code import Code
+from .formats import Format
+from .graph import Graph
+from .operators import MASKS, operator_name
+from .passes import Passes, extent_of, is_constant
+
+__all__ = ["Body", "Place", "Values", "Writer", "declarations"]
+
+_BINARY = "{0} contract {T} {1}, {2}"
+_CALL = "call contract {T} @llvm.{0}.{S}({T} {1})"
+_CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
+_COMPARE = "fcmp {0} {T} {1}, {2}"
+_LOGIC = "{0} i1 {1}, {2}"
+
+# Operator: LLVM's name for it, and the instruction.
+_INSTRUCTIONS: dict[str, tuple[str, str]] = {
+    "add": ("fadd", _BINARY),
+    "sub": ("fsub", _BINARY),
+    "mul": ("fmul", _BINARY),
+    "div": ("fdiv", _BINARY),
+    "pow": ("pow", _CALL2),
+    "neg": ("fneg", "{0} {T} {1}"),
+    "abs": ("fabs", _CALL),
+    "sqrt": ("sqrt", _CALL),
+    "exp": ("exp", _CALL),
+    "log": ("log", _CALL),
+    "sin": ("sin", _CALL),
+    "cos": ("cos", _CALL),
+    "tanh": ("tanh", _CALL),
+    "floor": ("floor", _CALL),
+    "copysign": ("copysign", _CALL2),
+    "lt": ("olt", _COMPARE),
+    "le": ("ole", _COMPARE),
+    "gt": ("ogt", _COMPARE),
+    "ge": ("oge", _COMPARE),
+    "eq": ("oeq", _COMPARE),
+    "ne": ("une", _COMPARE),
+    "and": ("and", _LOGIC),
+    "or": ("or", _LOGIC),
+    "invert": ("xor", "{0} i1 {1}, true"),
+    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}"),
+}
+
+# The indices of a value at one place of a tensor, by what it extends along.
+Place = Mapping[Extent, str]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the functions of one kernel have in common.
+
+    Attributes:
+        graph: the rule.
+        passes: when it computes what.
+        formats: the storage of each tensor.
+        roles: the tensors that the kernel has, gradients last.
+        real: ``"float"`` or ``"double"``, what it computes in.
+        maximize: use the negative gradient.
+    """
+
+    graph: Graph
+    passes: Passes
+    formats: Mapping[str, Format]
+    roles: Sequence[str]
+    real: str
+    maximize: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a real."""
+        return 8 if self.real == "double" else 4
+
+    # The names of what a function is given
+
+    @property
+    def given(self) -> list[str]:
+        """The addresses that every function of the kernel is given."""
+        roles = [
+            f"ptr noalias {'readonly ' * (role == 'grad')}%role{index}"
+            for index, role in enumerate(self.roles)
+        ]
+        kept = [f"ptr noalias %kept{index}" for index, _ in enumerate(self.passes.kept)]
+        return [*roles, "ptr noalias readonly %values", *kept]
+
+    def role(self, name: str) -> str:
+        """A tensor's address."""
+        return f"%role{self.roles.index(name)}"
+
+    def kept(self, node: fx.Node) -> str:
+        """The address of what an interlude computes."""
+        return f"%kept{self.passes.kept.index(node)}"
+
+    def part(self, node: fx.Node) -> str:
+        """The address of a chunk's part of a sum."""
+        return f"%part{self.passes.parts.index(node)}"
+
+
+class Writer:
+    """A function in the making: its code, and the scalars that it begins with."""
+
+    def __init__(self, body: Body, code: Code) -> None:
+        self.body, self.code, self.real = body, code, body.real
+        self.scalars: dict[fx.Node, str] = {}
+        for index, node in enumerate(body.graph.arguments()):
+            address = code.item("%values", str(index), body.itemsize)
+            self.scalars[node] = self.load(address)
+
+    def load(self, address: str) -> str:
+        """A real."""
+        return self.code.emit(f"load {self.real}, ptr {address}")
+
+    def save(self, value: str, address: str) -> None:
+        """Store a real."""
+        self.code.emit(f"store {self.real} {value}, ptr {address}", void=True)
+
+    def at(self, base: str, index: str) -> str:
+        """The address of a real in an array."""
+        return self.code.item(base, index, self.body.itemsize)
+
+    def number(self, value: float) -> str:
+        """A constant."""
+        if self.real == "float":
+            with np.errstate(over="ignore"):
+                value = float(np.float32(value))
+        return f"0x{struct.pack('>d', value).hex()}"
+
+    def plus(self, x: str, y: str) -> str:
+        """A term of a sum, whose terms may be added in any order."""
+        return self.code.emit(f"fadd reassoc contract {self.real} {x}, {y}")
+
+    def over_count(self, value: str, *counts: str) -> str:
+        """A sum as a mean."""
+        count = self.code.multiply(*counts)
+        divisor = self.code.emit(f"uitofp i64 {count} to {self.real}")
+        return self.code.emit(f"fdiv contract {self.real} {value}, {divisor}")
+
+    @contextmanager
+    def over(self, extent: Extent) -> Iterator[Place]:
+        """A loop over all of a tensor's values of an extent that is not a number's."""
+        code, whole = self.code, {Extent.WHOLE: "0"}
+        if extent is Extent.WHOLE:
+            yield whole
+            return
+        of_matrix = code.multiply("%rows", "%columns")
+        with code.loop("0", code.divide("%length", of_matrix)) as matrix:
+            place = {**whole, Extent.MATRIX: matrix}
+            if extent is Extent.MATRIX:
+                yield place
+                return
+            count = "%rows" if extent is Extent.ROW else "%columns"
+            before = code.multiply(matrix, count)
+            with code.loop("0", count) as index:
+                yield {**place, extent: code.add(before, index)}
+
+
+class Values:
+    """The values of a graph at one place of a tensor."""
+
+    def __init__(self, writer: Writer, place: Place) -> None:
+        self.writer, self.place = writer, place
+        self._known: dict[fx.Node, str] = dict(writer.scalars)
+        self._addresses: dict[str, str] = {}
+
+    def of(self, operand: Any) -> str:
+        """A value: known, constant, or loaded."""
+        writer = self.writer
+        if not isinstance(operand, fx.Node):
+            return writer.number(float(operand))
+        if operand not in self._known:
+            self._known[operand] = self._loaded(operand)
+        return self._known[operand]
+
+    def compute(self, node: fx.Node) -> str:
+        """The value of an operator."""
+        word, text = _INSTRUCTIONS[operator_name(node.target)]
+        operands = [self.of(operand) for operand in node.args]
+        real = self.writer.real
+        suffix = "f64" if real == "double" else "f32"
+        instruction = text.format(word, *operands, T=real, S=suffix)
+        self._known[node] = self.writer.code.emit(instruction)
+        return self._known[node]
+
+    def store(self, names: Sequence[str]) -> None:
+        """Write outputs; all are read before the first is written."""
+        writer, body = self.writer, self.writer.body
+        values = [self.of(body.graph.outputs[name]) for name in names]
+        for name, value in zip(names, values, strict=True):
+            format = body.formats[name]
+            format.store(writer.code.emit, writer.real, value, self._address(name))
+
+    def keep(self, node: fx.Node) -> None:
+        """Write what is computed here and used elsewhere; a truth value as 1 or 0."""
+        writer, value = self.writer, self._known[node]
+        if _is_mask(node):
+            value = writer.code.emit(f"uitofp i1 {value} to {writer.real}")
+        index = self.place[extent_of(node)]
+        writer.save(value, writer.at(writer.body.kept(node), index))
+
+    def _loaded(self, node: fx.Node) -> str:
+        writer, body = self.writer, self.writer.body
+        if is_constant(node):
+            dtype = np.float64 if writer.real == "double" else np.float32
+            return writer.number(float(np.finfo(dtype).eps))
+        names = [name for name, known in body.graph.tensors.items() if known is node]
+        if not names:
+            place = self.place[extent_of(node)]
+            value = writer.load(writer.at(body.kept(node), place))
+            if not _is_mask(node):
+                return value
+            return writer.code.emit(f"fcmp une {writer.real} {value}, 0.0")
+        (name,) = names
+        load = body.formats[name].load
+        value = load(writer.code.emit, writer.real, self._address(name))
+        if body.maximize and name == "grad":
+            value = writer.code.emit(f"fneg {writer.real} {value}")
+        return value
+
+    def _address(self, name: str) -> str:
+        if name not in self._addresses:
+            body = self.writer.body
+            index = self.place[extent_of(body.graph.tensors[name])]
+            self._addresses[name] = self.writer.code.item(
+                body.role(name), index, body.formats[name].itemsize
+            )
+        return self._addresses[name]
+
+
+def _is_mask(node: fx.Node) -> bool:
+    return operator_name(node.target) in MASKS
+
+
+def declarations(real: str, text: str) -> str:
+    """The intrinsic functions that some instructions call."""
+    suffix = "f64" if real == "double" else "f32"
+    declared = {}
+    for word, form in _INSTRUCTIONS.values():
+        symbol = f"@llvm.{word}.{suffix}("
+        if form in (_CALL, _CALL2) and symbol in text:
+            operands = ", ".join([real] * (2 if form is _CALL2 else 1))
+            declared[symbol] = f"declare {real} {symbol}{operands})\n"
+    return "".join(declared.values())

@@ -1,0 +1,96 @@
+"""Writing a function in LLVM's language, from front to back.
+
+Variables live in memory here; the optimizer's first act is to put them in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Code"]
+
+
+class Code:
+    """The body of a function.
+
+    Args:
+        indent: what each line begins with.
+    """
+
+    def __init__(self) -> None:
+        self._variables: list[str] = []
+        self._lines: list[str] = []
+        self._count = 0
+
+    def emit(self, text: str, *, void: bool = False) -> str:
+        """Write an instruction and name its result, unless it has none."""
+        if void:
+            self.write(text)
+            return ""
+        name = self._name("v")
+        self._lines.append(f"  {name} = {text}")
+        return name
+
+    def write(self, text: str) -> None:
+        """Write an instruction as it is."""
+        self._lines.append(f"  {text}")
+
+    def _name(self, letter: str) -> str:
+        self._count += 1
+        return f"%{letter}{self._count}"
+
+    def variable(self, kind: str, start: str) -> str:
+        """The address of a new variable, which is given a value here and now."""
+        name = self._name("at")
+        self._variables.append(f"  {name} = alloca {kind}")
+        self.emit(f"store {kind} {start}, ptr {name}", void=True)
+        return name
+
+    @contextmanager
+    def loop(self, start: str, stop: str) -> Iterator[str]:
+        """A loop over whole numbers; what is written within is its body."""
+        counter = self.variable("i64", start)
+        head, body, done = (self._name(letter) for letter in ("head", "body", "done"))
+        self.emit(f"br label {head}", void=True)
+        self._label(head)
+        index = self.emit(f"load i64, ptr {counter}")
+        more = self.emit(f"icmp slt i64 {index}, {stop}")
+        self.emit(f"br i1 {more}, label {body}, label {done}", void=True)
+        self._label(body)
+        yield index
+        following = self.emit(f"add nuw nsw i64 {index}, 1")
+        self.emit(f"store i64 {following}, ptr {counter}", void=True)
+        self.emit(f"br label {head}", void=True)
+        self._label(done)
+
+    def _label(self, name: str) -> None:
+        self._lines.append(f"{name[1:]}:")
+
+    @property
+    def text(self) -> str:
+        """The lines, without the function's head and its last instruction."""
+        return "\n".join([*self._variables, *self._lines])
+
+    # Whole numbers and addresses
+
+    def multiply(self, *factors: str) -> str:
+        """A product of whole numbers that are not negative."""
+        product = factors[0]
+        for factor in factors[1:]:
+            product = self.emit(f"mul nuw nsw i64 {product}, {factor}")
+        return product
+
+    def add(self, x: str, y: str) -> str:
+        """The sum of whole numbers that are not negative."""
+        return self.emit(f"add nuw nsw i64 {x}, {y}")
+
+    def divide(self, x: str, y: str) -> str:
+        """A whole number by another, rounded down."""
+        return self.emit(f"udiv i64 {x}, {y}")
+
+    def item(self, base: str, index: str, itemsize: int) -> str:
+        """The address of an item of an array."""
+        if index == "0":
+            return base
+        return self.emit(f"getelementptr [{itemsize} x i8], ptr {base}, i64 {index}")

@@ -1,0 +1,202 @@
+"""The passes of a kernel over a tensor's numbers.
+
+A kernel that only computes with each number makes one pass. A sum over numbers is known
+when a pass has ended; what is made of it reaches the numbers in the next pass:
+
+- in a *pass* the loop goes over all numbers: it adds up, and the last pass stores;
+- in the *interlude* that follows, what extends along rows, columns or less is computed,
+  from the sums and from state that is no larger.
+
+What a pass needs of an earlier pass's numbers it computes again: reading twice costs
+less than storing and reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from ..extent import Extent
+from .graph import Graph
+from .operators import REDUCTIONS, operator_name
+
+__all__ = ["Pass", "Passes", "extent_of", "is_constant", "is_reduction", "split"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass and its interlude.
+
+    Attributes:
+        sums: the reductions whose operand extends along all numbers.
+        stored: names of the outputs that are stored in the pass.
+        numbers: the nodes to compute for each number, in order.
+        after: the nodes of the interlude, in order, ``sums`` among them: each reduction
+            by itself, and together what follows each other and extends alike.
+    """
+
+    sums: list[fx.Node] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    numbers: list[fx.Node] = field(default_factory=list)
+    after: list[list[fx.Node]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a kernel goes over a tensor.
+
+    Attributes:
+        passes: in order; at least one.
+        kept: what interludes compute for others: it needs memory until the end.
+        small: names of the outputs that interludes compute; the last one stores them.
+        has_rows: rows and columns are told apart.
+    """
+
+    passes: list[Pass]
+    kept: list[fx.Node]
+    small: list[str]
+    has_rows: bool
+
+    @property
+    def is_single(self) -> bool:
+        """Whether all there is to do is to compute with each number by itself."""
+        return len(self.passes) == 1 and not (self.kept or self.small or self.has_rows)
+
+    @property
+    def parts(self) -> list[fx.Node]:
+        """The sums of which each chunk finds a part: those over everything first."""
+        sums = [node for each in self.passes for node in each.sums]
+        extents = (Extent.WHOLE, Extent.COLUMN)
+        return [
+            node for extent in extents for node in sums if extent_of(node) is extent
+        ]
+
+    def memory(self, matrices: int, rows: int, columns: int) -> int:
+        """How many numbers ``kept`` takes, for so many matrices."""
+        return _memory(self.kept, matrices, rows, columns)
+
+    def memory_of_parts(self, matrices: int, columns: int) -> int:
+        """How many numbers the parts of a chunk take that touches so many matrices."""
+        return _memory(self.parts, matrices, 1, columns)
+
+
+def extent_of(node: fx.Node) -> Extent:
+    """Along what a tensor of a graph extends."""
+    extent: Extent = node.meta["extent"]
+    return extent
+
+
+def is_reduction(node: fx.Node) -> bool:
+    """Whether a node is a sum or a mean."""
+    return node.op == "call_function" and operator_name(node.target) in REDUCTIONS
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Whether a node is the same for all tensors of a kernel."""
+    return node.op == "call_function" and operator_name(node.target) == "epsilon"
+
+
+def split(graph: Graph) -> Passes:
+    """Say what is computed in which pass, and what between them."""
+    changed = {
+        name: value
+        for name, value in graph.outputs.items()
+        if name in graph.tensors and value is not graph.tensors[name]
+    }
+    live = _closure(graph, _nodes(changed.values()))
+    nodes = [node for node in graph.nodes if node in live and node not in graph.scalars]
+    rank = _ranks(graph, nodes)
+    large = [name for name in changed if _is_large(graph.tensors[name])]
+    known = [rank.get(node, 0) for node in _nodes(changed[name] for name in large)]
+    known += [rank[node] - 1 for node in nodes if _sums_numbers(node)]
+    last = max(known, default=0)
+    passes = []
+    for index in range(last + 1):
+        after = [node for node in nodes if rank[node] == index + 1]
+        after = [node for node in after if not _is_large(node)]
+        sums = [node for node in after if _sums_numbers(node)]
+        stored = large if index == last else []
+        targets = [node.all_input_nodes[0] for node in sums]
+        targets += _nodes(changed[name] for name in stored)
+        needed = _closure(graph, targets, through=_is_large)
+        numbers = [node for node in nodes if node in needed and _is_large(node)]
+        passes.append(Pass(sums, stored, numbers, _groups(after)))
+    results = set(_nodes(changed.values()))
+    kept = [
+        node
+        for each in passes
+        for group in each.after
+        for node in group
+        if is_reduction(node)
+        or node in results
+        or any(user in live and user not in group for user in node.users)
+    ]
+    small = [name for name in changed if name not in large]
+    return Passes(passes, kept, small, graph.has_rows)
+
+
+def _groups(nodes: list[fx.Node]) -> list[list[fx.Node]]:
+    groups: list[list[fx.Node]] = []
+    for node in nodes:
+        if not (groups and _go_together(groups[-1][-1], node)):
+            groups.append([])
+        groups[-1].append(node)
+    return groups
+
+
+def _go_together(x: fx.Node, y: fx.Node) -> bool:
+    alike = extent_of(x) is extent_of(y)
+    return alike and not (is_reduction(x) or is_reduction(y))
+
+
+def _memory(nodes: list[fx.Node], matrices: int, rows: int, columns: int) -> int:
+    sizes = {
+        Extent.ROW: matrices * rows,
+        Extent.COLUMN: matrices * columns,
+        Extent.MATRIX: matrices,
+        Extent.WHOLE: 1,
+    }
+    return sum(sizes[extent_of(node)] for node in nodes)
+
+
+def _nodes(values: Iterable[object]) -> list[fx.Node]:
+    return [value for value in values if isinstance(value, fx.Node)]
+
+
+def _is_large(node: fx.Node) -> bool:
+    return extent_of(node) is Extent.NUMBER
+
+
+def _sums_numbers(node: fx.Node) -> bool:
+    return is_reduction(node) and _is_large(node.all_input_nodes[0])
+
+
+def _closure(
+    graph: Graph,
+    roots: Iterable[fx.Node],
+    through: Callable[[fx.Node], bool] = lambda node: True,
+) -> set[fx.Node]:
+    """The tensors that others are made of, and made of through such nodes alone."""
+    found: set[fx.Node] = set()
+    open_nodes = list(roots)
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in found and node not in graph.scalars:
+            found.add(node)
+            open_nodes.extend(node.all_input_nodes if through(node) else ())
+    return found
+
+
+def _ranks(graph: Graph, nodes: list[fx.Node]) -> dict[fx.Node, int]:
+    """How many passes must have ended before a value is known."""
+    rank: dict[fx.Node, int] = {}
+    for node in nodes:
+        known = max((rank.get(x, 0) for x in node.all_input_nodes), default=0)
+        if _sums_numbers(node):
+            known += 1
+        elif not (_is_large(node) or is_constant(node)):
+            known = max(known, 1)
+        rank[node] = known
+    return rank
