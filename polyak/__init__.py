@@ -20,7 +20,7 @@ from . import lr_scheduler, schedules, swa_utils
 from .checkpoint import LoadReport
 from .conversion import convert_state
 from .engine.graph import RuleError
-from .engine.trace import leaf
+from .engine.leaves import leaf
 from .explain import Explanation, explain
 from .grouping import ParamGroups, param_groups
 from .groups import allow_group_keys

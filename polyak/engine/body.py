@@ -67,9 +67,10 @@ class Body:
         graph: the rule.
         passes: when it computes what.
         formats: the storage of each tensor.
-        roles: the tensors that the kernel has, gradients last.
+        roles: the tensors that the kernel has.
         real: ``"float"`` or ``"double"``, what it computes in.
         maximize: use the negative gradient.
+        prefix: what the names of its functions begin with.
     """
 
     graph: Graph
@@ -78,6 +79,7 @@ class Body:
     roles: Sequence[str]
     real: str
     maximize: bool
+    prefix: str = ""
 
     @property
     def itemsize(self) -> int:
@@ -232,7 +234,7 @@ class Values:
     def _address(self, name: str) -> str:
         if name not in self._addresses:
             body = self.writer.body
-            index = self.place[extent_of(body.graph.tensors[name])]
+            index = self.place[body.graph.extent(name)]
             self._addresses[name] = self.writer.code.item(
                 body.role(name), index, body.formats[name].itemsize
             )

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from ..slot import number
 from . import jit, team, torch_abi
+from .around import Around, stacks
 from .formats import Format
 from .kernel import Kernel
 from .norm import squares
@@ -68,12 +69,25 @@ class Bucket:
             cells.setdefault((member.group, self._numbers(member)), len(cells))
             for member in self.members
         ]
+        if kernel.calls:  # those that can share a stack are neighbours
+            order = sorted(range(len(members)), key=lambda i: self._kind(cell_of, i))
+            self.members = [members[i] for i in order]
+            cell_of = [cell_of[i] for i in order]
         self._cell_of = np.array(cell_of, np.int64)
         self._cell_groups = [group for group, _ in cells]
         self._cell_states = [state for _, state in cells]
         self._row_of_cell: list[int] = []
         self._rows: list[_Row] = []
+        self._scalars: list[dict[fx.Node, Any]] = []
         self.table = self._tabulate()
+        self._around = None
+        if kernel.calls:
+            params = [member.param for member in self.members]
+            together = [*stacks(params, cell_of)]
+            self._around = Around(kernel, self.library, self.table, together)
+
+    def _kind(self, cell_of: Sequence[int], index: int) -> Any:
+        return cell_of[index], tuple(self.members[index].param.shape)
 
     def _numbers(self, member: Member) -> Numbers:
         return tuple(number(member.state[name]) for name in self.number_names)
@@ -93,8 +107,9 @@ class Bucket:
         self._number_dtypes = tuple(column[0].dtype for column in numbers)
 
         columns, cells = len(members), len(self._cell_groups)
-        pointers = np.zeros((len(roles), columns), np.int64)
-        pointers[:-1] = [[tensor.data_ptr() for tensor in role] for role in written]
+        rows = len(roles) + len(self.kernel.memory)
+        pointers = np.zeros((rows, columns), np.int64)
+        pointers[: len(written)] = [[t.data_ptr() for t in role] for role in written]
         handles = [[torch_abi.handle(t) for t in role] for role in (*written, *numbers)]
         dtypes = [role[0].dtype for role in (*written, grads, *numbers)]
         spans = np.array([[t.nbytes for t in role] for role in (*written, grads)])
@@ -102,7 +117,8 @@ class Bucket:
         shapes, shape_at = _shapes([*written, params])
         sizes = _sizes(params, self.kernel.passes.has_rows)
         chunks = _chunks(sizes, self.kernel.passes.has_rows)
-        arguments = len(self.reading.graph.arguments())
+        self._arguments = self.reading.graph.arguments()
+        arguments = len(self._arguments)
 
         table = Table()
         table.array("handles", np.array(handles, np.int64))
@@ -132,7 +148,7 @@ class Bucket:
             units=units,
             arguments=arguments,
             grain=team.grain(self._traffic, units),
-            kernel=self.library["member"],
+            kernel=self.library["member0"],
             parallel=team.parallel_entry(),
             number_is_double=torch_abi.dtype_code(torch.float64),
             **torch_abi.functions(),
@@ -179,6 +195,7 @@ class Bucket:
             injected: the numbers of the step itself.
         """
         values, updated = self.table.arrays["values"], self.table.arrays["updated"]
+        self._scalars.clear()
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
             for index, row in enumerate(self._rows):
                 evaluated = self.reading.program.evaluate(
@@ -186,7 +203,12 @@ class Bucket:
                 )
                 if evaluated is None:
                     return False
-                values[index], slots = evaluated
+                scalars, slots = evaluated
+                values[index] = scalars
+                if self._around:
+                    self._scalars.append(
+                        dict(zip(self._arguments, scalars, strict=True))
+                    )
                 updated[index] = self._next_state(row.state, slots)
         return True
 
@@ -200,8 +222,12 @@ class Bucket:
 
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
-        self.table.set(threads=team.threads_for(self._traffic))
-        walk().launch(self.table.address)
+        if self._around:
+            chunks = max(1, self.table.arrays["chunk"].shape[1])
+            self._around.run(self._scalars, self._traffic / chunks)
+        else:
+            self.table.set(threads=team.threads_for(self._traffic))
+            walk().launch(self.table.address)
         updated = self.table.arrays["updated"]
         self.table.arrays["expected"][:] = updated
         for row, state in zip(self._rows, updated.tolist(), strict=False):

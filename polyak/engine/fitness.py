@@ -31,7 +31,7 @@ class Tensors:
 
 
 def objection(
-    group: Group, tensors: Tensors, *, compiling: bool, has_rows: bool
+    group: Group, tensors: Tensors, *, compiling: bool, in_order: bool
 ) -> str | None:
     """Why a parameter must run eagerly, or None if a kernel can serve it.
 
@@ -39,7 +39,8 @@ def objection(
         group: the parameter's group.
         tensors: the parameter, its gradient and its state.
         compiling: torch.compile is tracing.
-        has_rows: the rule tells the parameter's rows from its columns.
+        in_order: the rule does not take each number by itself, and the numbers must
+            lie in order.
     """
     if group.get("differentiable"):
         return "differentiable=True: autograd must see the step"
@@ -60,8 +61,8 @@ def objection(
             return why
     if not dense(param):
         return "the parameter's memory has gaps or overlaps itself"
-    if has_rows and (param.dim() < 2 or not param.is_contiguous()):
-        return f"rows and columns of a parameter that is {_form(param)}"
+    if in_order and not param.is_contiguous():
+        return f"the parameter is not contiguous, but {_form(param)}"
     full = [slot for slot, extent in tensors.slots if extent is Extent.NUMBER]
     for what, tensor in (*named[:2], *(("state", slot) for slot in full)):
         if not same_layout(tensor, param):

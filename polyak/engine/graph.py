@@ -30,7 +30,7 @@ class Graph:
         guards: the scalars that were branched on, with the outcome; an int where the
             rule needs the very number.
         outputs: by name (``param``, then each slot), the new value.
-        leaves: opaque functions that were called.
+        leaves: the calls of opaque functions, in order.
     """
 
     nodes: list[fx.Node]
@@ -39,7 +39,12 @@ class Graph:
     hyperparameters: dict[str, fx.Node]
     guards: dict[fx.Node, bool | int]
     outputs: dict[str, Value]
-    leaves: list[str] = field(default_factory=list)
+    leaves: list[fx.Node] = field(default_factory=list)
+
+    def extent(self, name: str) -> Extent:
+        """Along what a tensor extends that is given or returned."""
+        node = self.tensors.get(name)
+        return Extent.NUMBER if node is None else node.meta["extent"]
 
     @property
     def has_rows(self) -> bool:

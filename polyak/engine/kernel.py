@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..extent import Extent
 from .body import Body, declarations
 from .code import Code
-from .formats import Format
+from .formats import Format, format_of
 from .graph import Graph
 from .listing import listing
 from .loops import interlude_function, pass_function
 from .passes import Passes, extent_of, split
+from .regions import Call, cut
 from .table import chunk, loads, member, record_type
 
 __all__ = ["Kernel", "generate"]
@@ -25,15 +29,20 @@ class Kernel:
     """The source of a kernel, and what a table must hold for it.
 
     Attributes:
-        ir: the LLVM module, whose function ``member`` works off a table's chunks.
+        ir: the LLVM module. Each region has a function that works off a table's
+            units: ``member0`` and so on.
         roles: the tensors it uses, by name, gradients last.
+        memory: the names of what leaves take and give.
+        calls: the leaves that are called after each region but the last.
         real: the type it computes in, also that of the rows of scalars.
-        passes: what is computed in which pass over the numbers.
+        passes: what is computed in which pass over the numbers; one, with leaves.
         listing: the loops in a form made for reading.
     """
 
     ir: str
     roles: tuple[str, ...]
+    memory: tuple[str, ...]
+    calls: tuple[list[Call], ...]
     real: np.dtype[Any]
     passes: Passes
     listing: str
@@ -46,45 +55,80 @@ def generate(
 
     Args:
         name: for the listing and the module.
-        graph: the rule, without leaves.
+        graph: the rule.
         formats: the storage of each tensor, in the order of the rule's arguments.
         maximize: use the negative gradient.
     """
     wide = any(format.name == "float64" for format in formats.values())
     dtype = np.dtype(np.float64 if wide else np.float32)
+    real = format_of(torch.float64 if wide else torch.float32)
+    assert real is not None
+    regions = cut(graph)
+    calls = tuple(region.calls for region in regions[:-1])
+    memory = tuple(
+        name
+        for call in itertools.chain(*calls)
+        for name in (*call.operands.values(), call.result)
+    )
     roles = (*(role for role in graph.outputs if role in formats), "grad")
-    passes = split(graph)
-    body = Body(graph, passes, formats, roles, "double" if wide else "float", maximize)
-    text = listing(name, graph, passes, formats, dtype.name, maximize=maximize)
-    return Kernel(_module(body), roles, dtype, passes, text)
+    bodies = [
+        Body(
+            region.graph,
+            split(region.graph),
+            {**formats, **dict.fromkeys(memory, real)},
+            (*roles, *memory),
+            "double" if wide else "float",
+            maximize,
+            f"region{index}." if index else "",
+        )
+        for index, region in enumerate(regions)
+    ]
+    passes = bodies[0].passes
+    order = [
+        (region, body.passes) for region, body in zip(regions, bodies, strict=True)
+    ]
+    text = listing(name, order, formats, dtype.name, maximize=maximize)
+    return Kernel(_module(bodies), roles, memory, calls, dtype, passes, text)
 
 
-def _module(body: Body) -> str:
-    """A function for each pass and interlude, and one that does a unit of work."""
-    numbers = range(len(body.passes.passes))
-    functions = [pass_function(body, index) for index in numbers]
-    if body.passes.is_single:
-        functions += [_chunk(body), member("chunks", "unit")]
-    else:
-        functions += [interlude_function(body, index) for index in numbers]
-        functions += [_pass_of_chunk(body), member("units", "unit")]
-    text = "\n".join(functions)
+def _module(bodies: Sequence[Body]) -> str:
+    """The functions of all regions."""
+    text = "\n".join(
+        function
+        for index, body in enumerate(bodies)
+        for function in (*_functions(body), member(f"member{index}", _unit(body)))
+    )
     return f"""{record_type}
 
 {text}
 
 attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
-{declarations(body.real, text)}"""
+{declarations(bodies[0].real, text)}"""
+
+
+def _functions(body: Body) -> list[str]:
+    """One for each pass and interlude, and one that does a unit of work."""
+    numbers = range(len(body.passes.passes))
+    passes = [pass_function(body, index) for index in numbers]
+    if body.passes.is_single:
+        return [*passes, _chunk(body)]
+    interludes = [interlude_function(body, index) for index in numbers]
+    return [*passes, *interludes, _pass_of_chunk(body)]
+
+
+def _unit(body: Body) -> str:
+    return f"{body.prefix}unit"
 
 
 def _chunk(body: Body) -> str:
     """A unit of a kernel of one pass: a chunk."""
-    return f"""define internal void @unit(ptr %table, i64 %c) {{
+    bounds = "i64 %first, i64 %last, i64 1, i64 %n"
+    return f"""define internal void @{_unit(body)}(ptr %table, i64 %c) {{
 {loads("tensors chunks arguments pointers chunk row values")}
 {chunk}
 {_given(body)}
   %last = add i64 %first, %n
-  call void @pass0(i64 %first, i64 %last, i64 1, i64 %n, {", ".join(_names(body))})
+  call void @{body.prefix}pass0({bounds}, {", ".join(_names(body))})
   ret void
 }}
 """
@@ -129,7 +173,7 @@ def _pass_of_chunk(body: Body) -> str:
     together = "\n".join(f"{run}\n{end}" for run, end in calls)
     return f"""declare i32 @sched_yield()
 
-define internal void @unit(ptr %table, i64 %u) {{
+define internal void @{_unit(body)}(ptr %table, i64 %u) {{
 entry:
 {loads("tensors chunks units arguments pointers chunk row values")}
 {loads("passes extents chunks_of kept_at parts_at left done")}

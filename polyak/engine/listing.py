@@ -15,6 +15,7 @@ from .formats import Format
 from .graph import Graph
 from .operators import operator_name
 from .passes import Pass, Passes, extent_of, is_reduction
+from .regions import Call, Region
 
 __all__ = ["listing"]
 
@@ -46,8 +47,7 @@ _UNARY: dict[str, ast.unaryop] = {
 
 def listing(
     name: str,
-    graph: Graph,
-    passes: Passes,
+    regions: Sequence[tuple[Region, Passes]],
     formats: Mapping[str, Format],
     real: str,
     *,
@@ -57,24 +57,20 @@ def listing(
 
     Args:
         name: the optimizer's.
-        graph: the rule as it was read.
-        passes: when the kernel computes what.
+        regions: the rule as it was cut, and when the kernel computes what.
         formats: the storage of each tensor.
         real: the type that the kernel computes in.
         maximize: the gradient is negated.
     """
-    writer = _Writer(graph, passes, maximize)
-    loops = [
-        loop
-        for index, each in enumerate(passes.passes)
-        for loop in (
-            writer.numbers(each, index),
-            *map(writer.interlude, each.after),
-            *(writer.small() if each is passes.passes[-1] else ()),
-        )
-    ]
+    lines: list[str] = []
+    scalars: dict[fx.Node, ast.expr] = {}
+    loops: list[str] = []
+    for region, passes in regions:
+        writer = _Writer(region.graph, passes, maximize, lines, scalars)
+        loops += writer.loops()
+        loops += map(writer.call, region.calls)
     storage = ", ".join(f"{role} {format.name}" for role, format in formats.items())
-    before = "".join(f"{line}\n" for line in writer.before)
+    before = "".join(f"{line}\n" for line in lines)
     return (
         f"# {name}: {storage}\n"
         + (f"# once a step, in float64\n{before}" if before else "")
@@ -89,12 +85,18 @@ class _Writer:
     The indices are i for rows and j for columns; i for numbers where there are none.
     """
 
-    def __init__(self, graph: Graph, passes: Passes, maximize: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        passes: Passes,
+        maximize: bool,
+        before: list[str],
+        scalars: dict[fx.Node, ast.expr],
+    ) -> None:
         self.graph, self.passes = graph, passes
-        self.before: list[str] = []
-        self.scalars: dict[fx.Node, ast.expr] = {
-            node: _parse(name) for name, node in graph.hyperparameters.items()
-        }
+        self.before, self.scalars = before, scalars
+        for name, node in graph.hyperparameters.items():
+            scalars[node] = _parse(name)
         self.arguments = set(graph.arguments())
         self.tensors = {
             node: _parse("-" * (maximize and name == "grad") + name + self._index(node))
@@ -111,17 +113,39 @@ class _Writer:
         letter = letters.get(extent_of(node))
         return f"[{letter}]" if letter else ""
 
+    def loops(self) -> Iterator[str]:
+        """All of a region."""
+        for index, each in enumerate(self.passes.passes):
+            yield self.numbers(each, index)
+            yield from map(self.interlude, each.after)
+        yield from self.small()
+
+    def call(self, call: Call) -> str:
+        """The call of a leaf."""
+        names = {node: ast.Name(name) for node, name in call.operands.items()}
+        loop = _Loop(self, [], set())
+
+        def known(node: fx.Node) -> str:
+            return ast.unparse(names.get(node) or loop.expression(node))
+
+        given: Any = fx.node.map_arg(call.node.args, lambda node: _Text(known(node)))
+        words = [*map(repr, given[0])]
+        words += [f"{key}={value!r}" for key, value in given[1].items()]
+        name = getattr(call.node.target, "__name__", "leaf")
+        return f"{call.result} = {name}({', '.join(words)})\n"
+
     def numbers(self, this: Pass, index: int) -> str:
         """The loop of a pass."""
         if index and not (this.sums or this.stored):
             return ""
-        outputs = {name: self.graph.outputs[name] for name in this.stored}
+        at = "[i, j]" if self.passes.has_rows else "[i]"
+        outputs = {f"{name}{at}": self.graph.outputs[name] for name in this.stored}
         operands = [node.all_input_nodes[0] for node in this.sums]
         loop = _Loop(self, [*outputs.values(), *operands], set(this.numbers))
         for node, operand in zip(this.sums, operands, strict=True):
             text = ast.unparse(loop.expression(operand))
             loop.lines.append(f"{ast.unparse(self.tensors[node])} += {text}")
-        loop.store({self.graph.tensors[name]: value for name, value in outputs.items()})
+        loop.store(outputs)
         head = "for i, j in numbers:" if self.passes.has_rows else "for i in range(n):"
         lines = "\n    ".join(loop.lines) or "pass"
         means = [node for node in this.sums if operator_name(node.target) == "mean"]
@@ -141,21 +165,20 @@ class _Writer:
             word, value = operator_name(node.target), loop.expression(operand)
             name = ast.unparse(self.tensors[node])
             return f"{name} = {word}({ast.unparse(value)})\n"
-        kept = {node: node for node in group if node in self.passes.kept}
-        loop = _Loop(self, list(kept), set(group))
-        loop.store(kept)
+        kept = [node for node in group if node in self.passes.kept]
+        loop = _Loop(self, kept, set(group))
+        loop.store({ast.unparse(self.tensors[node]): node for node in kept})
         return self._over(extent_of(node), loop.lines)
 
     def small(self) -> Iterator[str]:
         """The loops that store what extends along rows or columns."""
         for extent in (Extent.ROW, Extent.COLUMN):
             names = [
-                name
-                for name in self.passes.small
-                if extent_of(self.graph.tensors[name]) is extent
+                name for name in self.passes.small if self.graph.extent(name) is extent
             ]
             if names:
-                outputs = {self.graph.tensors[n]: self.graph.outputs[n] for n in names}
+                at = "[i]" if extent is Extent.ROW else "[j]"
+                outputs = {f"{name}{at}": self.graph.outputs[name] for name in names}
                 loop = _Loop(self, list(outputs.values()), set())
                 loop.store(outputs)
                 yield self._over(extent, loop.lines)
@@ -172,6 +195,13 @@ class _Writer:
 def _count(node: fx.Node) -> str:
     counts = {Extent.ROW: "n_columns", Extent.COLUMN: "n_rows"}
     return counts.get(extent_of(node), "n")
+
+
+class _Text(str):
+    """A text that stands for itself within a list or a tuple."""
+
+    def __repr__(self) -> str:
+        return self
 
 
 class _Loop:
@@ -196,9 +226,9 @@ class _Loop:
             self._uses.update(operands)
             live.extend(operands)
 
-    def store(self, outputs: Mapping[fx.Node, Any]) -> None:
+    def store(self, outputs: Mapping[str, Any]) -> None:
         """The stores, which come last: they use what was there before any of them."""
-        targets = [ast.unparse(self.writer.tensors[node]) for node in outputs]
+        targets = list(outputs)
         found = [self.expression(value, top=True) for value in outputs.values()]
         texts = [ast.unparse(expression) for expression in found]
         for index, text in enumerate(texts):

@@ -28,7 +28,7 @@ def pass_function(body: Body, index: int) -> str:
         sums.store_whole()
     counts = ["i64 %first", "i64 %last", "i64 %rows", "i64 %columns"]
     parts = [f"ptr noalias %part{index}" for index, _ in enumerate(body.passes.parts)]
-    return _function(f"pass{index}", [*counts, *body.given, *parts], code)
+    return _function(f"{body.prefix}pass{index}", [*counts, *body.given, *parts], code)
 
 
 def _over_rows(this: Pass, writer: Writer) -> None:
@@ -265,16 +265,16 @@ def interlude_function(body: Body, index: int) -> str:
     if index == len(body.passes.passes) - 1:
         for extent in (Extent.ROW, Extent.COLUMN):
             small = [
-                name
-                for name in body.passes.small
-                if extent_of(body.graph.tensors[name]) is extent
+                name for name in body.passes.small if body.graph.extent(name) is extent
             ]
             if small:
                 with writer.over(extent) as place:
                     Values(writer, place).store(small)
     counts = ["i64 %length", "i64 %rows", "i64 %columns", "i64 %pieces"]
     chunks = ["ptr %firsts", "ptr %counts", "ptr %parts"]
-    return _function(f"after{index}", [*counts, *chunks, *body.given], code)
+    return _function(
+        f"{body.prefix}after{index}", [*counts, *chunks, *body.given], code
+    )
 
 
 def _function(name: str, arguments: Sequence[str], code: Code) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from . import jit
 from .formats import Format
-from .table import chunk, loads, member, record_type
+from .table import begin, chunk, loads, member, record_type
 
 __all__ = ["squares"]
 
@@ -76,12 +76,12 @@ define internal void @chunk(ptr %table, i64 %c) {{
   ret void
 }}
 
-{member("chunks", "chunk")}
+{member("member", "chunk")}
 
 define double @total(ptr %table) {{
 entry:
 {loads("chunks next_unit threads parallel sums")}
-  store i64 0, ptr %next_unit
+{begin("0", "%chunks")}
   %alone = icmp sle i64 %threads, 1
   br i1 %alone, label %run.alone, label %run.team
 run.alone:

@@ -103,12 +103,13 @@ def split(graph: Graph) -> Passes:
     changed = {
         name: value
         for name, value in graph.outputs.items()
-        if name in graph.tensors and value is not graph.tensors[name]
+        if name not in graph.hyperparameters and value is not graph.tensors.get(name)
     }
+    given = set(graph.tensors.values())
     live = _closure(graph, _nodes(changed.values()))
-    nodes = [node for node in graph.nodes if node in live and node not in graph.scalars]
+    nodes = [node for node in graph.nodes if node in live and node not in given]
     rank = _ranks(graph, nodes)
-    large = [name for name in changed if _is_large(graph.tensors[name])]
+    large = [name for name in changed if graph.extent(name) is Extent.NUMBER]
     known = [rank.get(node, 0) for node in _nodes(changed[name] for name in large)]
     known += [rank[node] - 1 for node in nodes if _sums_numbers(node)]
     last = max(known, default=0)
@@ -179,13 +180,14 @@ def _closure(
     through: Callable[[fx.Node], bool] = lambda node: True,
 ) -> set[fx.Node]:
     """The tensors that others are made of, and made of through such nodes alone."""
-    found: set[fx.Node] = set()
+    found, given = set[fx.Node](), set(graph.tensors.values())
     open_nodes = list(roots)
     while open_nodes:
         node = open_nodes.pop()
         if node not in found and node not in graph.scalars:
             found.add(node)
-            open_nodes.extend(node.all_input_nodes if through(node) else ())
+            if node not in given and through(node):
+                open_nodes.extend(node.all_input_nodes)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -13,7 +13,7 @@ from ..extent import Extent
 if TYPE_CHECKING:
     from .trace import Tracer
 
-__all__ = ["Mask", "Scalar", "Stand", "Symbol", "epsilon"]
+__all__ = ["Mask", "Scalar", "Stand", "Symbol", "epsilon", "flat"]
 
 
 class Stand(fx.Proxy):
@@ -86,6 +86,17 @@ def epsilon(x: Any) -> Any:
     if isinstance(x, Symbol):
         return x.tracer.epsilon()
     return torch.finfo(x.dtype).eps
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """What lists, tuples and dicts hold, at any depth."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from flat(part)
+    elif isinstance(value, dict):
+        yield from flat(list(value.values()))
+    else:
+        yield value
 
 
 def _refuse_augmented(sign: str) -> Callable[..., NoReturn]:

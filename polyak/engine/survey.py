@@ -18,6 +18,7 @@ from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
+from .regions import why_not_cut
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -164,12 +165,18 @@ def _judge(
     clashes: set[Tensor],
     compiling: bool,
 ) -> str | None:
-    if reading.graph.leaves:
-        return f"the rule calls {', '.join(reading.graph.leaves)}, a leaf"
+    graph = reading.graph
+    why = why_not_cut(graph) if graph.leaves else None
+    if why is not None:
+        return why
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
-    has_rows = reading.graph.has_rows
-    why = objection(group, tensors, compiling=compiling, has_rows=has_rows)
+    if graph.has_rows and member.param.dim() < 2:
+        return "the rule tells rows from columns, and the parameter has none"
+    in_order = graph.has_rows or bool(graph.leaves)
+    why = objection(group, tensors, compiling=compiling, in_order=in_order)
+    if why is None and graph.leaves and member.param.is_complex():
+        why = "the rule has a leaf, and the parameter is complex"
     if why is None and member.param in clashes:
         why = "its memory overlaps that of another tensor of the optimizer"
     return why

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Table", "chunk", "loads", "member", "record_type"]
+__all__ = ["CHUNK", "Table", "begin", "chunk", "loads", "member", "record_type"]
 
 CHUNK = (
     1 << 16
@@ -27,6 +27,7 @@ _FIELDS = (
     "units",  # of work: chunks, or a pass over a chunk
     "arguments",  # scalars of a row that the kernel takes
     "grain",  # units in one claim of work
+    "stop",  # the first unit that is not to be claimed
     "threads",
     # arrays
     "handles",  # i64[written + numbers][tensors]: handles of Python tensors
@@ -89,29 +90,38 @@ def loads(names: str, table: str = "%table") -> str:
     return "\n".join(lines)
 
 
-def member(count: str, work: str) -> str:
+def begin(first: str, stop: str) -> str:
+    """LLVM that makes the units from ``first`` on, before ``stop``, to be claimed."""
+    return f"""
+  store i64 {first}, ptr %next_unit
+  %stop.field = getelementptr %Table, ptr %table, i32 0, i32 {_AT["stop"]}
+  store i64 {stop}, ptr %stop.field
+"""
+
+
+def member(name: str, work: str) -> str:
     """LLVM that each thread of a team runs: claim units of work, and do them.
 
     Args:
-        count: the field that counts the units.
+        name: of the function.
         work: the name of the function that does one, given the table and its number.
     """
-    return f"""define void @member(ptr %table) {{
+    return f"""define void @{name}(ptr %table) {{
 entry:
-{loads(f"grain next_unit {count}")}
+{loads("grain next_unit stop")}
   br label %claim
 claim:
   %start = atomicrmw add ptr %next_unit, i64 %grain monotonic
   %limit = add i64 %start, %grain
-  %whole = icmp slt i64 %limit, %{count}
-  %stop = select i1 %whole, i64 %limit, i64 %{count}
-  %some = icmp slt i64 %start, %stop
+  %whole = icmp slt i64 %limit, %stop
+  %end = select i1 %whole, i64 %limit, i64 %stop
+  %some = icmp slt i64 %start, %end
   br i1 %some, label %work, label %exit
 work:
   %u = phi i64 [%start, %claim], [%u.next, %work]
   call void @{work}(ptr %table, i64 %u)
   %u.next = add nuw nsw i64 %u, 1
-  %finished = icmp eq i64 %u.next, %stop
+  %finished = icmp eq i64 %u.next, %end
   br i1 %finished, label %claim, label %work
 exit:
   ret void

@@ -22,7 +22,7 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,9 +41,9 @@ from .operators import (
     operator_name,
     reduced,
 )
-from .stands import Mask, Scalar, Stand, Symbol
+from .stands import Mask, Scalar, Stand, Symbol, flat
 
-__all__ = ["leaf", "trace"]
+__all__ = ["trace"]
 
 _NOT_RULES = tuple(f"{Path(f).parent}{os.sep}" for f in (__file__, torch.__file__))
 _ON_SCALARS = {
@@ -53,27 +53,6 @@ _ON_SCALARS = {
         *("abs", "lt", "le", "gt", "ge", "eq", "ne"),
     )
 }
-
-
-def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a tensor function as opaque: a rule may call it, and it is not looked into.
-
-    Use it for what is neither elementwise nor a sum or mean (a matrix product, a
-    sorting).
-
-    >>> @leaf
-    ... def gram(x):
-    ...     return x @ x.mT
-    """
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        for argument in _flat((args, kwargs)):
-            if isinstance(argument, Symbol):
-                return argument.tracer.leaf(function, args, kwargs)
-        return function(*args, **kwargs)
-
-    return call
 
 
 def trace(
@@ -131,7 +110,7 @@ class Tracer(fx.Tracer):
         self.tensors: dict[str, fx.Node] = {}
         self.hyperparameters: dict[str, fx.Node] = {}
         self.guards: dict[fx.Node, bool | int] = {}
-        self.leaves: list[str] = []
+        self.leaves: list[fx.Node] = []
         self.rewriting = False
 
     # Inputs
@@ -176,7 +155,7 @@ class Tracer(fx.Tracer):
     ) -> Any:
         """Record an operation; what every use of a stand-in comes to."""
         name = operator_name(target)
-        if not any(isinstance(x, Symbol) for x in _flat((args, kwargs))):
+        if not any(isinstance(x, Symbol) for x in flat((args, kwargs))):
             return self._on_scalars(name, target, args, kwargs)
         if (kind == "call_method" and name.endswith("_")) or "out" in kwargs:
             self.refuse_mutation(f"x.{name}(...)")
@@ -286,11 +265,14 @@ class Tracer(fx.Tracer):
         node = self.graph.call_function(CORE["epsilon"], ())
         return self._symbol(node, Extent.WHOLE)
 
-    def leaf(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Symbol:
+    def leaf(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, batched: bool
+    ) -> Symbol:
         """Record the call of an opaque function."""
-        self.leaves.append(function.__name__)
         arguments = (self.create_arg(list(args)), self.create_arg(kwargs))
         node = self.create_node("call_function", function, arguments, {})
+        node.meta["batched"] = batched
+        self.leaves.append(node)
         return self._symbol(node, Extent.NUMBER)
 
     def _on_scalars(self, name: str, target: Any, args: Any, kwargs: Any) -> Scalar:
@@ -436,16 +418,6 @@ class Tracer(fx.Tracer):
                 return file, frame.f_lineno
             frame = frame.f_back
         return self._first_line()
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _flat(part)
-    elif isinstance(value, dict):
-        yield from _flat(list(value.values()))
-    else:
-        yield value
 
 
 def _literal(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The two native functions of a step, around the kernel.
+"""The native functions of a step, around the kernel.
 
 ``check(table)`` looks at every tensor of a bucket through torch's own functions
 (:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
@@ -9,6 +9,7 @@ else.
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
 (``bump_version``), and runs the kernel, in a team of threads where the table says so.
+Its two parts are there for a part of the tensors too: ``advance`` and ``run``.
 """
 
 from __future__ import annotations
@@ -19,29 +20,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jit
-from .table import loads, record_type
+from .table import begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """``check`` keeps the interpreter's lock, ``launch`` gives it up.
+    """``check`` keeps the interpreter's lock, the others give it up.
 
-    Both take the address of a table's record.
+    All take the address of a table's record: ``advance`` then the first column and the
+    one after the last, ``run`` the address of a kernel, and units in this way.
     """
 
     check: Callable[[int], int]
     launch: Callable[[int], None]
+    advance: Callable[[int, int, int], None]
+    run: Callable[[int, int, int, int], None]
 
 
 @functools.cache
 def walk() -> Walk:
-    """Compile the two functions, once per process."""
+    """Compile the functions, once per process."""
     library = jit.compile_ir(_IR)
-    check = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(library["check"])
-    launch = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library["launch"])
-    return Walk(check, launch)
+    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    return Walk(
+        ctypes.PYFUNCTYPE(whole, pointer)(library["check"]),
+        ctypes.CFUNCTYPE(None, pointer)(library["launch"]),
+        ctypes.CFUNCTYPE(None, pointer, whole, whole)(library["advance"]),
+        ctypes.CFUNCTYPE(None, pointer, pointer, whole, whole)(library["run"]),
+    )
 
 
 _IR = f"""; check and launch: what surrounds a kernel in a step
@@ -370,17 +378,18 @@ broken:
   ret i64 %t
 }}
 
-define void @launch(ptr %table) {{
+; What is said of the tensors from @first on, before @last.
+define void @advance(ptr %table, i64 %first, i64 %last) {{
 entry:
 {loads("tensors written numbers handles number_pointers dtypes row updated")}
-{loads("next_unit threads kernel parallel bump_version number_is_double")}
+{loads("bump_version number_is_double")}
   %objects = add i64 %written, %numbers
   %numbers.first = add i64 %written, 1
   br label %column
 column:
-  %t = phi i64 [0, %entry], [%t.next, %column.done]
-  %t.more = icmp slt i64 %t, %tensors
-  br i1 %t.more, label %number, label %run
+  %t = phi i64 [%first, %entry], [%t.next, %column.done]
+  %t.more = icmp slt i64 %t, %last
+  br i1 %t.more, label %number, label %done
 number:
   %s = phi i64 [0, %column], [%s.next, %number.done]
   %s.more = icmp slt i64 %s, %numbers
@@ -426,8 +435,14 @@ bump:
 column.done:
   %t.next = add i64 %t, 1
   br label %column
-run:
-  store i64 0, ptr %next_unit
+done:
+  ret void
+}}
+
+define void @run(ptr %table, ptr %kernel, i64 %first, i64 %last) {{
+entry:
+{loads("next_unit threads parallel")}
+{begin("%first", "%last")}
   %alone = icmp sle i64 %threads, 1
   br i1 %alone, label %run.alone, label %run.team
 run.alone:
@@ -436,6 +451,14 @@ run.alone:
 run.team:
   %team = trunc i64 %threads to i32
   call void %parallel(ptr %kernel, ptr %table, i32 %team, i32 0)
+  ret void
+}}
+
+define void @launch(ptr %table) {{
+entry:
+{loads("tensors units kernel")}
+  call void @advance(ptr %table, i64 0, i64 %tensors)
+  call void @run(ptr %table, ptr %kernel, i64 0, i64 %units)
   ret void
 }}
 """

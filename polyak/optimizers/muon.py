@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from ..bounds import at_least, at_most, each
-from ..engine.trace import leaf
+from ..engine.leaves import leaf
 from ..linalg import QUINTIC, newton_schulz
 from ..optimizer import Optimizer
 from ..slot import Group
@@ -36,7 +36,7 @@ def _adjustment(owner: str, name: str, value: Any) -> None:
         )
 
 
-@leaf
+@leaf(batched=True)
 def orthogonalized(
     update: Tensor,
     ns_coefficients: Sequence[float],
@@ -44,9 +44,9 @@ def orthogonalized(
     eps: float,
     adjust_lr_fn: str | None,
 ) -> Tensor:
-    """An update as a matrix with singular values near one, scaled by its shape."""
-    matrix = update.flatten(1)
-    rows, columns = matrix.shape
+    """Updates as matrices with singular values near one, scaled by their shape."""
+    matrix = update.flatten(2)
+    _, rows, columns = matrix.shape
     if adjust_lr_fn == "match_rms_adamw":
         scale = 0.2 * max(rows, columns) ** 0.5
     else:
@@ -56,7 +56,8 @@ def orthogonalized(
     low = matrix.device.type != "cpu" and matrix.element_size() == 4
     matrix = matrix.bfloat16() if low else matrix
     found = newton_schulz(matrix, ns_coefficients, steps=ns_steps, eps=eps)
-    return found.mul(scale).to(update.dtype).view(update.shape)
+    found = found.to(update.dtype).view(update.shape)
+    return found if scale == 1 else found * scale
 
 
 class Muon(Optimizer):
