@@ -65,8 +65,8 @@ def each(check: Check, count: int) -> Check:
     return checks
 
 
-def one_of(*choices: str) -> Check:
-    """One of some words."""
+def one_of(*choices: str | bool) -> Check:
+    """One of some words, or of the truth values."""
 
     def check(owner: str, name: str, value: Any) -> None:
         if value not in choices:
