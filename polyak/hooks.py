@@ -159,4 +159,6 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
         list(optimizer._optimizer_step_post_hooks.values()), list(_global_post.values())
     ):
         hook(optimizer, passed, kwargs)
+    if optimizer.clear_grads:
+        optimizer.zero_grad()
     return result

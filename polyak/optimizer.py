@@ -106,6 +106,7 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
     _stepping: bool = False
     _counts: bool = True  # the step that is being done
     _swapped: bool = False
+    _takes_scaled: bool = False  # gradients, from a GradScaler
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -127,7 +128,7 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
         if not any(value is required for value in defaults.values()):
             self.check_group(defaults)
         if defaults.get("fused"):
-            self._step_supports_amp_scaling = True
+            self._takes_scaled = True
         if defaults.get("fused") and defaults.get("differentiable"):
             raise RuntimeError("`fused` does not support `differentiable`")
         if defaults.get("fused") and defaults.get("foreach"):
@@ -324,6 +325,15 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
         it dense first, None refuses it.
         """
         return None
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler calls every step and leaves unscaling to it."""
+        return self._takes_scaled or self.clear_grads
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, supports: bool) -> None:
+        self._takes_scaled = supports
 
     # State dicts
 

@@ -82,8 +82,13 @@ class Stages(TypedDict, total=False):
             ``"ignore"`` computes with it, ``"skip"`` leaves the step out and counts it
             in :attr:`~polyak.Optimizer.skipped_steps`, ``"raise"`` raises RuntimeError.
             Parameters and state stay as they were.
+        clear_grads: True drops all gradients at the end of a step, as
+            :meth:`~polyak.Optimizer.zero_grad` does: after the post hooks, which still
+            see them, and also if the step was left out; not if it raised. A GradScaler
+            leaves unscaling to such a step. It would not call others on gradients that
+            overflowed, and these would stay.
 
-    The last three are attributes of the optimizer too, and may be set at any time. A
+    All but the first are attributes of the optimizer too, and may be set at any time. A
     checkpoint does not have them. The gradients themselves are not written to.
     """
 
@@ -91,6 +96,7 @@ class Stages(TypedDict, total=False):
     clip_grad_norm: float | None
     clip_grad_value: float | None
     nonfinite: Literal["ignore", "skip", "raise"]
+    clear_grads: bool
 
 
 HYPERPARAMETERS: Mapping[str, Check] = {"ema_decay": between(0, 1, open_above=False)}
@@ -99,6 +105,7 @@ SETTINGS: Mapping[str, Check] = {
     "clip_grad_norm": above(0),
     "clip_grad_value": above(0),
     "nonfinite": one_of("ignore", "skip", "raise"),
+    "clear_grads": one_of(False, True),
 }
 
 

@@ -37,6 +37,7 @@ class Stateful:
     clip_grad_norm = Setting(None)
     clip_grad_value = Setting(None)
     nonfinite = Setting("ignore")
+    clear_grads = Setting(False)
     # A GradScaler sets them around the step of an optimizer that unscales by itself.
     grad_scale: Tensor | None
     found_inf: Tensor | None

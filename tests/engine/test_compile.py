@@ -1,5 +1,6 @@
 """torch.compile: a step within compiled code is the step."""
 
+import pytest
 import torch
 
 import polyak
@@ -24,19 +25,21 @@ def test_a_compiled_step():
     torch.testing.assert_close(*results)
 
 
-def test_a_compiled_training_loop():
+@pytest.mark.parametrize("clear_grads", [False, True])
+def test_a_compiled_training_loop(clear_grads):
     """Forward, backward, step and zero_grad in one compiled function."""
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
-        optimizer = polyak.Adam(model.parameters(), lr=0.1)
+        optimizer = polyak.Adam(model.parameters(), lr=0.1, clear_grads=clear_grads)
         data = torch.ones(4, 3)
 
         def train(model=model, optimizer=optimizer, data=data):
             model(data).square().sum().backward()
             optimizer.step()
-            optimizer.zero_grad()
+            if not clear_grads:
+                optimizer.zero_grad()
 
         run = torch.compile(train, backend="eager") if compiled else train
         for _ in range(3):
