@@ -84,6 +84,11 @@ class Transform:
                 f"(nonfinite={self._optimizer.nonfinite!r}): choose between the old "
                 "and the new values with torch.where"
             )
+        if self._optimizer.clear_grads:
+            raise ValueError(
+                f"{kind.__name__}: a function is given its gradients and has none to "
+                "clear (clear_grads=True)"
+            )
         group = self._optimizer.param_groups[0]
         kind.check_group({**group, **{k: v for k, v in highs.items() if k in group}})
         group.update((k, v) for k, v in hyperparameters.items() if k in group)

@@ -127,6 +127,8 @@ def test_bad_hyperparameters_are_refused_as_by_the_class():
         ValueError, match="a function cannot leave steps out or count them"
     ):
         transform(polyak.AdamW, nonfinite="skip")
+    with pytest.raises(ValueError, match="a function is given its gradients"):
+        transform(polyak.AdamW, clear_grads=True)
 
 
 def test_parameters_that_the_class_refuses_are_refused():
