@@ -12,11 +12,20 @@ import hashlib
 import threading
 from typing import Any
 
+import llvmlite
 from llvmlite import binding as llvm
 
 from . import cache
 
 __all__ = ["Library", "compile_ir", "host_has"]
+
+_LEVEL = 3
+_TUNING = {
+    "loop_vectorization": True,
+    "loop_interleaving": True,
+    "loop_unrolling": True,
+    "slp_vectorization": True,
+}
 
 _lock = threading.RLock()
 _loaded: dict[str, Library] = {}
@@ -73,15 +82,19 @@ def _target() -> tuple[str, str, str]:
 def _machine() -> Any:
     triple, cpu, features = _target()
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=features, opt=3, jit=True
+        cpu=cpu, features=features, opt=_LEVEL, jit=True
     )
 
 
+def _key(ir: str) -> str:
+    """The name of a module's machine code: all that it depends on."""
+    compiler = (llvmlite.__version__, llvm.llvm_version_info, _LEVEL, _TUNING)
+    identity = "\n".join((repr(compiler), *_target(), ir))
+    return hashlib.sha256(identity.encode()).hexdigest() + ".o"
+
+
 def _load(ir: str) -> Library:
-    machine = _machine()
-    version = ".".join(map(str, llvm.llvm_version_info))
-    identity = "\n".join((version, *_target(), ir))
-    key = hashlib.sha256(identity.encode()).hexdigest() + ".o"
+    machine, key = _machine(), _key(ir)
     code = cache.load(key)
     if code is None:
         code = machine.emit_object(_optimized(ir, machine))
@@ -97,11 +110,9 @@ def _optimized(ir: str, machine: Any) -> Any:
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    options.loop_interleaving = True
-    options.loop_unrolling = True
-    options.slp_vectorization = True
+    options = llvm.create_pipeline_tuning_options(_LEVEL)
+    for name, value in _TUNING.items():
+        setattr(options, name, value)
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     return module

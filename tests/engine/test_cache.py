@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 
+import llvmlite
 import pytest
 import torch
 
@@ -135,6 +136,28 @@ def test_another_module_has_another_entry(folder, compiled):
     assert answer() == 42
     assert answer(SOURCE.replace("42", "43")) == 43
     assert len(entries(folder)) == len(compiled) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (llvmlite, "__version__", "0.0.1"),
+        (jit.llvm, "llvm_version_info", (1, 2, 3)),
+        (jit, "_TUNING", {**jit._TUNING, "loop_unrolling": False}),
+        (jit, "_LEVEL", 2),
+    ],
+)
+def test_another_compiler_has_another_entry(
+    where, name, value, folder, compiled, monkeypatch
+):
+    """After an upgrade, what the old one made is not used; going back, it is."""
+    assert answer() == 42
+    with monkeypatch.context() as patched:
+        patched.setattr(where, name, value)
+        assert answer() == 42
+    assert len(entries(folder)) == len(compiled) == 2
+    assert answer() == 42
+    assert len(compiled) == 2
 
 
 def test_another_processor_has_another_entry(folder, compiled, monkeypatch):
@@ -310,9 +333,9 @@ def test_an_empty_name_turns_the_cache_off(folder, compiled, monkeypatch):
 
 
 def test_processes_compile_at_once(tmp_path):
-    """Four processes start with an empty cache: all are right, all entries whole."""
+    """Eight processes start with an empty cache: all are right, all entries whole."""
     options = {"POLYAK_CACHE_DIR": str(tmp_path)}
-    processes = [start(STEP, **options) for _ in range(4)]
+    processes = [start(STEP, **options) for _ in range(8)]
     printed = [finish(process) for process in processes]
     assert all(text.endswith(f"{DONE}\n") for text in printed)
     assert entries(tmp_path) == sorted(tmp_path.iterdir())
