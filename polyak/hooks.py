@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -137,10 +136,24 @@ _outside = _disable_dynamo(_call)
 
 def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
     passed = (optimizer, *args)
-    for hook in chain(
-        list(_global_pre.values()),
-        list(optimizer._optimizer_step_pre_hooks.values()),
-    ):
+    if _global_pre or optimizer._optimizer_step_pre_hooks:
+        passed, kwargs = _before(optimizer, passed, kwargs)
+    optimizer._counts = True
+    result = step(*passed, **kwargs)
+    if optimizer._counts:
+        optimizer.steps += 1
+    optimizer._optimizer_step_code()
+    if _global_post or optimizer._optimizer_step_post_hooks:
+        _after(optimizer, passed, kwargs)
+    if optimizer.clear_grads:
+        optimizer.zero_grad()
+    return result
+
+
+def _before(optimizer: Any, passed: Any, kwargs: Any) -> Any:
+    """Call the hooks before a step; what to step with."""
+    own = optimizer._optimizer_step_pre_hooks
+    for hook in [*_global_pre.values(), *own.values()]:
         replaced = hook(optimizer, passed, kwargs)
         if replaced is None:
             continue
@@ -150,15 +163,10 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
                 f"got {replaced}."
             )
         passed, kwargs = replaced
-    optimizer._counts = True
-    result = step(*passed, **kwargs)
-    if optimizer._counts:
-        optimizer.steps += 1
-    optimizer._optimizer_step_code()
-    for hook in chain(
-        list(optimizer._optimizer_step_post_hooks.values()), list(_global_post.values())
-    ):
+    return passed, kwargs
+
+
+def _after(optimizer: Any, passed: Any, kwargs: Any) -> None:
+    own = optimizer._optimizer_step_post_hooks
+    for hook in [*own.values(), *_global_post.values()]:
         hook(optimizer, passed, kwargs)
-    if optimizer.clear_grads:
-        optimizer.zero_grad()
-    return result

@@ -85,6 +85,7 @@ class Plan:
         except BaseException:
             self._take_back(optimizer)
             raise
+        self._is_plain = not (self._idle or self.eager or self._stacks)  # buckets only
         begins = any(m.first and m.schema.wants_first for m in members)
         self._brief = begins or watched()
         for member in members:
@@ -162,10 +163,16 @@ class Plan:
             and not watched()
             and (self._unscales or vars(optimizer).get("grad_scale") is None)
             and self._same_objects(optimizer)
-            and all(param.grad is None for param in self._idle)
+            and (self._is_plain or self._others_hold())
+            and all(map(Bucket.holds, self.buckets))
+        )
+
+    def _others_hold(self) -> bool:
+        """Whether what is in no bucket is as it was."""
+        return (
+            all(param.grad is None for param in self._idle)
             and all(map(self._eager_holds, self.eager))
             and all(map(self._reads_the_same, self._stacks))
-            and all(bucket.holds() for bucket in self.buckets)
         )
 
     def _same_objects(self, optimizer: Optimizer) -> bool:
@@ -212,8 +219,9 @@ class Plan:
             optimizer._counts = False
             return True
         floats = tuple(map(number, numbers))
-        if not all(bucket.prepare(floats) for bucket in self.buckets):
-            return False
+        for bucket in self.buckets:
+            if not bucket.prepare(floats):
+                return False
         self._made.clear()
         if optimizer._fresh:
             idle = (param for param in optimizer._fresh if param.grad is None)

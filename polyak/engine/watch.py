@@ -38,12 +38,13 @@ class Watch:
 
     def _record(self, optimizer: Optimizer) -> None:
         self._opaque = _is_opaque(optimizer)
+        self._groups, self._state = optimizer.param_groups, optimizer.state
         # The objects are kept: another at the same address would pass for them.
         self._objects: list[Any] = []
         self._values: list[list[Any]] = []
         self._values_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
-        stream: list[int] = []
+        stream = [*_interface(), id(self._groups), id(self._state)]
         self._add_groups(stream, optimizer)
         self._add_state(stream, optimizer)
         self._expected = np.array(stream, np.int64)
@@ -51,10 +52,8 @@ class Watch:
 
     def look(self, optimizer: Optimizer) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``."""
-        groups, state = optimizer.param_groups, optimizer.state
-        if self._opaque or type(groups) is not list or not isinstance(state, dict):
-            return OTHER
-        return _compiled()(id(groups), id(state), self._address, *_interface())
+        same = optimizer.param_groups is self._groups and optimizer.state is self._state
+        return _compiled()(self._address) if same and not self._opaque else OTHER
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
@@ -102,7 +101,9 @@ def _is_opaque(optimizer: Optimizer) -> bool:
     """Whether something holds the objects that native code cannot look into."""
     groups, state = optimizer.param_groups, optimizer.state
     return (
-        any(not isinstance(group, dict) for group in groups)
+        type(groups) is not list
+        or not isinstance(state, dict)
+        or any(not isinstance(group, dict) for group in groups)
         or any(type(group["params"]) is not list for group in groups)
         or any(
             isinstance(key, Tensor) and not isinstance(value, dict)
@@ -126,12 +127,12 @@ def _interface() -> tuple[int, ...]:
 
 @functools.cache
 def _compiled() -> Callable[..., int]:
-    word = ctypes.c_void_p
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, word, word, word, word, word, word)
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
     return prototype(jit.compile_ir(_IR)["look"])
 
 
-# `expected` is a stream of words, in the order in which Watch writes them.
+# A stream of words, in the order in which Watch writes them: the functions of CPython,
+# the list of groups and the dictionary of the state, and what is due in these.
 _IR = """; look: are these the objects of the stream?
 
 ; The entries of a dictionary: their number, then (key, value) each.
@@ -179,15 +180,24 @@ other:
   ret i64 %other.end
 }
 
-define i64 @look(ptr %groups, ptr %state, ptr %expected, ptr %dict_next,
-                 ptr %list_size, ptr %list_item) {
+define i64 @look(ptr %stream) {
 entry:
   %position = alloca i64
   %key = alloca ptr
   %value = alloca ptr
   store i64 0, ptr %position
-  %group.count = load i64, ptr %expected
-  %group.first = getelementptr i64, ptr %expected, i64 1
+  %dict_next = load ptr, ptr %stream
+  %list_size.at = getelementptr i64, ptr %stream, i64 1
+  %list_size = load ptr, ptr %list_size.at
+  %list_item.at = getelementptr i64, ptr %stream, i64 2
+  %list_item = load ptr, ptr %list_item.at
+  %groups.at = getelementptr i64, ptr %stream, i64 3
+  %groups = load ptr, ptr %groups.at
+  %state.at = getelementptr i64, ptr %stream, i64 4
+  %state = load ptr, ptr %state.at
+  %group.count.at = getelementptr i64, ptr %stream, i64 5
+  %group.count = load i64, ptr %group.count.at
+  %group.first = getelementptr i64, ptr %stream, i64 6
   %group.count.is = call i64 %list_size(ptr %groups)
   %group.as.many = icmp eq i64 %group.count, %group.count.is
   br i1 %group.as.many, label %group, label %other
