@@ -66,25 +66,20 @@ define internal i1 @has(ptr %read, ptr %tensor, i32 %due) {{
   ret i1 %both
 }}
 
-; The address of a tensor's data, or -1 if the tensor is not a strided CPU tensor of the
-; given dtype and shape, or is to be negated or conjugated when read. A shape is
-; (dimensions, (size, stride) each); the stride of a dimension of size 1 says nothing
-; about where the numbers are, and is not compared.
-define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
+; The address of a tensor's data, or -1 if the tensor has not the given dtype and shape,
+; or is to be negated or conjugated when read. A shape is (dimensions, (size, stride)
+; each); the stride of a dimension of size 1 says nothing about where the numbers are,
+; and is not compared. Where the address is then compared with that of known memory, the
+; tensor need not be asked for its device and layout.
+define internal i64 @find(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
 entry:
-{loads("data_ptr dtype device_type layout dim sizes strides")}
+{loads("data_ptr dtype dim sizes strides")}
 {loads("is_neg is_conj")}
   %out = alloca i64
   %negated = call zeroext i1 %is_neg(ptr %tensor)
   %conjugated = call zeroext i1 %is_conj(ptr %tensor)
   %lazy = or i1 %negated, %conjugated
-  br i1 %lazy, label %fail, label %ask.layout
-ask.layout:
-  %strided = call i1 @has(ptr %layout, ptr %tensor, i32 0)
-  br i1 %strided, label %ask.device, label %fail
-ask.device:
-  %on.cpu = call i1 @has(ptr %device_type, ptr %tensor, i32 0)
-  br i1 %on.cpu, label %ask.dtype, label %fail
+  br i1 %lazy, label %fail, label %ask.dtype
 ask.dtype:
   %due = trunc i64 %code to i32
   %typed = call i1 @has(ptr %dtype, ptr %tensor, i32 %due)
@@ -132,6 +127,22 @@ ask.data:
   %data.ok = icmp eq i32 %data.failed, 0
   %data = load i64, ptr %out
   %answer = select i1 %data.ok, i64 %data, i64 -1
+  ret i64 %answer
+fail:
+  ret i64 -1
+}}
+
+; The same of a tensor whose memory is not known: it must be strided and on the CPU.
+define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
+entry:
+{loads("device_type layout")}
+  %strided = call i1 @has(ptr %layout, ptr %tensor, i32 0)
+  br i1 %strided, label %ask.device, label %fail
+ask.device:
+  %on.cpu = call i1 @has(ptr %device_type, ptr %tensor, i32 0)
+  br i1 %on.cpu, label %ask.rest, label %fail
+ask.rest:
+  %answer = call i64 @find(ptr %table, ptr %tensor, i64 %code, ptr %shape)
   ret i64 %answer
 fail:
   ret i64 -1
@@ -306,7 +317,7 @@ ask.role:
   %r.shape.at = getelementptr i64, ptr %shape_at, i64 %r.entry
   %r.shape.index = load i64, ptr %r.shape.at
   %r.shape = getelementptr i64, ptr %shapes, i64 %r.shape.index
-  %r.data = call i64 @inspect(ptr %table, ptr %r.handle, i64 %r.code, ptr %r.shape)
+  %r.data = call i64 @find(ptr %table, ptr %r.handle, i64 %r.code, ptr %r.shape)
   %r.due.at = getelementptr i64, ptr %pointers, i64 %r.entry
   %r.due = load i64, ptr %r.due.at
   %r.same = icmp eq i64 %r.data, %r.due
