@@ -65,32 +65,42 @@ class Around:
         library: its machine code.
         table: what it works on.
         stacks: how the columns of the table go together.
+        arguments: the scalars that the rows of the table have.
+        traffic: how many bytes a step moves.
     """
 
     def __init__(
-        self, kernel: Kernel, library: Library, table: Table, stacks: Sequence[Stack]
+        self,
+        kernel: Kernel,
+        library: Library,
+        table: Table,
+        stacks: Sequence[Stack],
+        arguments: Sequence[fx.Node],
+        traffic: int,
     ) -> None:
         self.kernel, self.table, self.stacks = kernel, table, stacks
         self._members = [library[f"member{i}"] for i in range(len(kernel.calls) + 1)]
         self._dtype = torch.float64 if kernel.real == np.float64 else torch.float32
         ends = np.arange(len(table.arrays["row"]) + 1)
         self._chunks = np.searchsorted(table.arrays["chunk"][0], ends).tolist()
+        self._arguments = arguments
+        self._traffic = traffic / max(1, self._chunks[-1])  # of a chunk
         self._one_by_one: set[fx.Node] = set()
 
-    def run(self, scalars: Sequence[Mapping[fx.Node, Any]], traffic: float) -> None:
+    def run(self, rows: Sequence[Sequence[float]]) -> None:
         """Update all parameters; those of a stack, when its leaves have succeeded.
 
         Args:
-            scalars: the arguments of the kernel, by row.
-            traffic: the bytes that are moved for one chunk.
+            rows: the scalars.
         """
-        rows = self.table.arrays["row"]
+        row_of = self.table.arrays["row"]
+        named = [dict(zip(self._arguments, row, strict=True)) for row in rows]
         for stack in self.stacks:
             chunks = self._chunks[stack.first], self._chunks[stack.last]
-            threads = team.threads_for(int(traffic * (chunks[1] - chunks[0])))
-            self.table.set(threads=threads)
+            traffic = int(self._traffic * (chunks[1] - chunks[0]))
+            self.table.set(threads=team.threads_for(traffic))
             if stack.shape.numel():
-                self._update(stack, chunks, scalars[rows[stack.first]])
+                self._update(stack, chunks, named[row_of[stack.first]])
             else:
                 walk().advance(self.table.address, stack.first, stack.last)
 

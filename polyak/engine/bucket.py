@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from ..slot import number
 from . import jit, team, torch_abi
@@ -29,13 +29,17 @@ __all__ = ["Bucket"]
 
 ROWS = 16  # at least so many in a chunk
 
+_KINDS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
+
 
 @dataclass(eq=False)
 class _Row:
-    """A row of scalars: the numbers it is made of."""
+    """A row of scalars: what it is made of, what is in it, and the next state."""
 
     hyperparameters: Numbers
     state: Numbers
+    scalars: Numbers = ()
+    next_state: Numbers = ()
 
 
 class Bucket:
@@ -78,13 +82,19 @@ class Bucket:
         self._cell_states = [state for _, state in cells]
         self._row_of_cell: list[int] = []
         self._rows: list[_Row] = []
-        self._scalars: list[dict[fx.Node, Any]] = []
         self.table = self._tabulate()
-        self._around = None
+        self._around: Around | None = None
         if kernel.calls:
             params = [member.param for member in self.members]
             together = [*stacks(params, cell_of)]
-            self._around = Around(kernel, self.library, self.table, together)
+            self._around = Around(
+                kernel,
+                self.library,
+                self.table,
+                together,
+                self._arguments,
+                self._traffic,
+            )
 
     def _kind(self, cell_of: Sequence[int], index: int) -> Any:
         return cell_of[index], tuple(self.members[index].param.shape)
@@ -104,7 +114,7 @@ class Bucket:
         numbers = [
             [member.state[name] for member in members] for name in self.number_names
         ]
-        self._number_dtypes = tuple(column[0].dtype for column in numbers)
+        self._kinds = tuple(_KINDS[column[0].dtype] for column in numbers)
 
         columns, cells = len(members), len(self._cell_groups)
         rows = len(roles) + len(self.kernel.memory)
@@ -140,6 +150,12 @@ class Bucket:
             units = lay_out(table, self.kernel, sizes, chunks)
         self._gradient_bytes = int(spans[-1].sum())
         self._traffic = 2 * int(spans.sum()) - self._gradient_bytes
+        # ctypes writes a number in a tenth of numpy's time, and makes infinite what
+        # float32 cannot hold, without a warning.
+        self._values, self._updated, self._expected = (
+            list(np.ctypeslib.as_ctypes(table.arrays[name]))
+            for name in ("values", "updated", "expected")
+        )
         table.set(
             tensors=columns,
             written=len(written),
@@ -169,7 +185,7 @@ class Bucket:
         arrays = self.table.arrays
         arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
         for index, row in enumerate(self._rows):
-            arrays["expected"][index] = row.state
+            self._expected[index][:] = row.state
 
     def _states_of_cells(self) -> list[Numbers]:
         if self._rows:
@@ -194,44 +210,32 @@ class Bucket:
         Args:
             injected: the numbers of the step itself.
         """
-        values, updated = self.table.arrays["values"], self.table.arrays["updated"]
-        self._scalars.clear()
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
-            for index, row in enumerate(self._rows):
-                evaluated = self.reading.program.evaluate(
-                    *self.schema.inputs(row.hyperparameters, row.state, injected)
-                )
-                if evaluated is None:
-                    return False
-                scalars, slots = evaluated
-                values[index] = scalars
-                if self._around:
-                    self._scalars.append(
-                        dict(zip(self._arguments, scalars, strict=True))
-                    )
-                updated[index] = self._next_state(row.state, slots)
+        for index, row in enumerate(self._rows):
+            evaluated = self.reading.program.evaluate(
+                *self.schema.inputs(row.hyperparameters, row.state, injected)
+            )
+            if evaluated is None:
+                return False
+            row.scalars, slots = evaluated
+            self._values[index][:] = row.scalars
+            row.next_state = self._next_state(row.state, slots)
+            self._updated[index][:] = row.next_state
         return True
 
-    def _next_state(self, state: Numbers, slots: Numbers) -> list[float]:
+    def _next_state(self, state: Numbers, slots: Numbers) -> Numbers:
         """The state's numbers after the step, as their tensors will hold them."""
-        new = [*slots, state[-1] + 1] if self.schema.counts_steps else slots
-        return [
-            value if dtype is torch.float64 else ctypes.c_float(value).value
-            for value, dtype in zip(new, self._number_dtypes, strict=True)
-        ]
+        new = (*slots, state[-1] + 1) if self.schema.counts_steps else slots
+        return tuple([kind(x).value for kind, x in zip(self._kinds, new, strict=True)])
 
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
-        if self._around:
-            chunks = max(1, self.table.arrays["chunk"].shape[1])
-            self._around.run(self._scalars, self._traffic / chunks)
-        else:
+        if self._around is None:
             self.table.set(threads=team.threads_for(self._traffic))
             walk().launch(self.table.address)
-        updated = self.table.arrays["updated"]
-        self.table.arrays["expected"][:] = updated
-        for row, state in zip(self._rows, updated.tolist(), strict=False):
-            row.state = tuple(state)
+        else:
+            self._around.run([row.scalars for row in self._rows])
+        for index, row in enumerate(self._rows):
+            self._expected[index][:] = row.state = row.next_state
 
 
 def _shapes(
