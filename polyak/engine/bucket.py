@@ -274,11 +274,13 @@ def _chunks(sizes: npt.NDArray[Any], has_rows: bool) -> npt.NDArray[Any]:
     """Rows (tensor, first number, count of numbers), one column a chunk.
 
     Where rows are told apart, a chunk has whole rows, and several of them: it has
-    memory of its own for a sum of each column.
+    memory of its own for a sum of each column. Of small matrices it has whole ones.
     """
     columns = []
-    for tensor, (length, _, row) in enumerate(sizes.T.tolist()):
+    for tensor, (length, rows, row) in enumerate(sizes.T.tolist()):
         size = max(ROWS, CHUNK // max(1, row)) * row if has_rows else CHUNK
+        if has_rows and 0 < rows * row < size:
+            size -= size % (rows * row)
         columns += [
             (tensor, first, min(size, length - first))
             for first in range(0, length, max(1, size))

@@ -64,6 +64,16 @@ class Code:
         self.emit(f"br label {head}", void=True)
         self._label(done)
 
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """What is written within is done where the condition holds."""
+        body, done = self._name("then"), self._name("done")
+        self.emit(f"br i1 {condition}, label {body}, label {done}", void=True)
+        self._label(body)
+        yield
+        self.emit(f"br label {done}", void=True)
+        self._label(done)
+
     def _label(self, name: str) -> None:
         self._lines.append(f"{name[1:]}:")
 
