@@ -128,9 +128,12 @@ def _lerp(x: Any, end: Any, weight: Any) -> Any:
     return near if small else far
 
 
-def _norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
-    if ord != 2:
-        raise TypeError(f"the norm of order {ord}")
+def _norm(
+    x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, *, ord: Any = 2
+) -> Any:
+    for order in (p, ord):
+        if order not in (2, "fro"):
+            raise TypeError(f"the norm of order {order}")
     return torch.sqrt(torch.sum(x * x, dim=dim, keepdim=keepdim))
 
 

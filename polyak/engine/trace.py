@@ -155,6 +155,7 @@ class Tracer(fx.Tracer):
     ) -> Any:
         """Record an operation; what every use of a stand-in comes to."""
         name = operator_name(target)
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
         if not any(isinstance(x, Symbol) for x in flat((args, kwargs))):
             return self._on_scalars(name, target, args, kwargs)
         if (kind == "call_method" and name.endswith("_")) or "out" in kwargs:

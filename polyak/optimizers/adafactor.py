@@ -71,7 +71,7 @@ class Adafactor(Optimizer):
 
     Raises:
         ValueError: a value out of its range.
-        RuntimeError: a sparse gradient, or a complex parameter.
+        RuntimeError: a sparse gradient.
 
     >>> w = torch.tensor([1.0, -1.0], requires_grad=True)
     >>> w.grad = torch.tensor([0.3, -4.0])

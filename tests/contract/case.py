@@ -49,7 +49,7 @@ class Case:
             and a regular expression for its message, beside those of torch's table.
         takes: what of torch's own error inputs it takes, by their descriptions.
         layouts: the kinds of parameters it takes, of :data:`LAYOUTS`.
-        complex: it takes complex parameters.
+        complex: it takes complex parameters, and so does the reference.
         sparse: it takes sparse gradients: "no", "also" (they mean what the dense ones
             do) or "only".
         sparse_refuses: hyperparameters whose use makes it refuse sparse gradients.

@@ -22,6 +22,7 @@ from tests.contract.case import LAYOUTS, Arguments, Case, randn
 
 NAMES = list(all_optimizers())
 DENSE = tuple(label for label in LAYOUTS if label != "sliced")
+PERMUTED = ("channels_last", "transposed")
 SMALL = ("matrix", "vector", "scalar")
 
 Closure = Callable[[], Tensor]
@@ -96,6 +97,16 @@ def torch_table() -> dict[str, Any]:
 def takes(name: str, argument: str) -> bool:
     """Whether the optimizer's constructor has the argument."""
     return argument in inspect.signature(ours(name)).parameters
+
+
+def in_kernels(name: str, layouts: Iterable[str] = DENSE) -> tuple[str, ...]:
+    """Those of the layouts that kernels serve.
+
+    Where a rule tells rows from columns, these must lie in their order.
+    """
+    slots: Iterable[polyak.Slot] = getattr(ours(name), "slots", {}).values()
+    left_out = PERMUTED if any(slot.per for slot in slots) else ()
+    return tuple(label for label in layouts if label not in left_out)
 
 
 def argument_sets(name: str) -> dict[str, Arguments]:

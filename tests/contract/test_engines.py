@@ -14,6 +14,7 @@ from tests.contract.harness import (
     every_separable_optimizer,
     find_case,
     give_gradients,
+    in_kernels,
     make,
     optimizers,
     ours,
@@ -62,9 +63,10 @@ def large(name, seed=0):
 
 @pytest.mark.parametrize(("name", "dtype", "arguments"), list(cases()))
 def test_eager_and_fused_differ_by_rounding_alone(name, dtype, arguments):
-    """A few units in the last place a step, for parameters of every dense layout."""
-    fused = make(ours(name), parameters(name, DENSE, dtype), arguments)
-    eager = make(ours(name), parameters(name, DENSE, dtype), arguments)
+    """A few units in the last place a step, for parameters of every layout that kernels serve."""
+    layouts = in_kernels(name)
+    fused = make(ours(name), parameters(name, layouts, dtype), arguments)
+    eager = make(ours(name), parameters(name, layouts, dtype), arguments)
     eager.param_groups[0]["foreach"] = False
     scales = {}
     for step in range(STEPS):

@@ -5,6 +5,7 @@ import torch
 
 from polyak import RuleError
 from polyak.engine.operators import CORE, REWRITES
+from polyak.terms import epsilon
 
 from .support import engines, parameter, probe
 
@@ -65,6 +66,8 @@ SPELLINGS = {
         "torch.clamp(x, 1, -1)",
         "torch.clamp(x, y, z)",
     ],
+    "epsilon": ["x + epsilon(y)"],
+    "norm": ["torch.norm(x) * y", "x.norm(p=2) * y", "torch.linalg.vector_norm(x) * y"],
     "clamp_min": ["x.clamp_min(0.25)"],
     "clamp_max": ["torch.clamp_max(x, 0.25)"],
 }
@@ -73,7 +76,7 @@ MASKS |= {"isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_no
 # In units in the last place: libm against SLEEF, and multiply-adds that round once.
 ROUNDED = {"add": 4, "sub": 4, "addcmul": 4, "addcdiv": 4, "lerp": 4}
 ROUNDED |= {"exp": 4, "log": 4, "sin": 4, "cos": 4, "tanh": 4, "sigmoid": 4}
-ROUNDED |= {"sqrt": 4, "rsqrt": 4, "pow": 16}
+ROUNDED |= {"sqrt": 4, "rsqrt": 4, "pow": 16, "norm": 4}
 SIGN_OF_ZERO_IS_FREE = {"maximum", "minimum", "clamp", "clamp_min", "clamp_max", "relu"}
 
 NAN, INF = float("nan"), float("inf")
@@ -87,7 +90,7 @@ def test_every_operator_has_a_line():
 
 
 def function(text):
-    return eval(f"lambda x, y, z, s: {text}", {"torch": torch})
+    return eval(f"lambda x, y, z, s: {text}", {"torch": torch, "epsilon": epsilon})
 
 
 def every_pair(dtype):

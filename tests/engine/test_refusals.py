@@ -107,25 +107,57 @@ def calls_a_method_of_a_number(param, grad, *, lr):
     return param - lr.sqrt() * grad  # wrong
 
 
-def takes_a_norm(param, grad, *, lr):
-    return param - lr * grad / grad.norm()  # wrong
+def takes_a_norm_of_another_order(param, grad, *, lr):
+    return param - lr * grad / grad.norm(1)  # wrong
 
 
-def takes_a_torch_norm(param, grad, *, lr):
-    return param - lr * grad / torch.linalg.vector_norm(grad)  # wrong
+def takes_the_norm_of_a_matrix(param, grad, *, lr):
+    return param - lr * grad / torch.linalg.matrix_norm(grad)  # wrong
 
 
 def multiplies_matrices(param, grad, *, lr):
     return param - lr * (grad @ grad)  # wrong
 
 
-def takes_a_mean(param, grad, *, lr):
-    grad = grad - grad.mean()  # wrong
+def takes_a_deviation(param, grad, *, lr):
+    grad = grad / grad.std()  # wrong
     return param - lr * grad
 
 
-def takes_a_sum(param, grad, *, lr):
-    return param - lr * grad.sum()  # wrong
+def sums_up_as_it_goes(param, grad, *, lr):
+    return param - lr * grad.cumsum(-1)  # wrong
+
+
+def sorts(param, grad, *, lr):
+    return param - lr * torch.sort(grad)  # wrong
+
+
+def takes_the_mean_of_another_dimension(param, grad, *, lr):
+    return param - lr * grad.mean(0, keepdim=True)  # wrong
+
+
+def drops_a_dimension(param, grad, *, lr):
+    return param - lr * grad.mean(-1)  # wrong
+
+
+def drops_both_dimensions(param, grad, *, lr):
+    return param - lr * torch.linalg.vector_norm(grad, dim=(-2, -1))  # wrong
+
+
+def sums_in_another_dtype(param, grad, *, lr):
+    return param - lr * grad.sum(dtype=torch.float64)  # wrong
+
+
+def takes_the_mean_of_a_mask(param, grad, *, lr):
+    return param - lr * (grad > 0).mean()  # wrong
+
+
+def takes_the_sum_of_a_mask(param, grad, *, lr):
+    return param - lr * torch.sum(torch.isnan(grad))  # wrong
+
+
+def takes_the_mean_of_a_number(param, grad, *, lr):
+    return param - torch.mean(lr) * grad  # wrong
 
 
 def takes_the_largest(param, grad, *, lr):
@@ -237,11 +269,19 @@ REFUSED = {
     rounds: "Remedy",
     calls_torch_on_numbers: OPERATORS,
     calls_a_method_of_a_number: OPERATORS,
-    takes_a_norm: LEAF,
-    takes_a_torch_norm: LEAF,
+    takes_a_norm_of_another_order: "cannot be read: the norm of order 1",
+    takes_the_norm_of_a_matrix: LEAF,
     multiplies_matrices: LEAF,
-    takes_a_mean: LEAF,
-    takes_a_sum: LEAF,
+    takes_a_deviation: LEAF,
+    sums_up_as_it_goes: LEAF,
+    sorts: LEAF,
+    takes_the_mean_of_another_dimension: r"over dimension 0.*\(-1, keepdim=True\)",
+    drops_a_dimension: r"without keepdim=True.*\(-1, keepdim=True\)",
+    drops_both_dimensions: r"takes a sum .*without keepdim=True.*\(-1, keepdim=True\)",
+    sums_in_another_dtype: r"takes a sum .*dtype.*write x\.sum\(\)",
+    takes_the_mean_of_a_mask: r"takes the mean of truth values.*torch\.where",
+    takes_the_sum_of_a_mask: r"takes the sum of truth values.*torch\.where",
+    takes_the_mean_of_a_number: OPERATORS,
     takes_the_largest: "Remedy",
     takes_the_largest_of_rows: "Remedy",
     reshapes: LEAF,
@@ -322,6 +362,22 @@ def returns_a_tensor_for_a_number(param, grad, number, *, lr):
     return param, number * grad
 
 
+def returns_a_norm_for_a_number(param, grad, number, *, lr):
+    return param, number + grad.norm()
+
+
+def returns_numbers_for_rows(param, grad, rows, *, lr):
+    return param, rows + grad
+
+
+def returns_columns_for_rows(param, grad, rows, *, lr):
+    return param, rows + grad.sum(-2, keepdim=True)
+
+
+def returns_rows_for_columns(param, grad, columns, *, lr):
+    return param, columns * grad.norm(dim=-1, keepdim=True)
+
+
 RETURNS = {
     returns_too_much: r"returns 3 values where 2 are due.*return \(param, m\)",
     returns_too_little: "returns 1 values? where 2 are due",
@@ -331,10 +387,16 @@ RETURNS = {
     returns_an_absent_slot: "returns a value for absent.*return None",
     returns_a_string: "returns m of type str",
     returns_a_tensor_for_a_number: "returns a tensor for number.*it is a number",
+    returns_a_norm_for_a_number: "returns a tensor for number.*it is a number",
+    returns_numbers_for_rows: "a value for each number for rows, .*each row.*reduce",
+    returns_columns_for_rows: "a value for each number for rows, which has one for",
+    returns_rows_for_columns: "a value for each number for columns, .*each column",
 }
 RETURN_SLOTS = {
     "absent": Slot(when="absent"),
     "number": Slot(lambda param, group: 1.0, number=True),
+    "rows": Slot(per="row"),
+    "columns": Slot(per="column"),
 }
 
 
@@ -366,7 +428,7 @@ def test_the_line_of_a_static_method_is_its_definition():
 
 
 def helper(x):
-    return x.norm()
+    return x.cumsum(0)
 
 
 def test_the_line_is_where_it_happens():
@@ -375,14 +437,14 @@ def test_the_line_is_where_it_happens():
     def rule(param, grad, *, lr):
         return param - lr * helper(grad)
 
-    with pytest.raises(RuleError, match=re.escape("`return x.norm()`")):
+    with pytest.raises(RuleError, match=re.escape("`return x.cumsum(0)`")):
         probe(rule)([parameter([1.0], [1.0])], lr=0.5).step()
 
 
 def test_a_file_beside_torch_is_not_torch():
     """Lines are found in packages whose path begins as torch's does."""
     path = f"{Path(torch.__file__).parent}_extras/optimizers.py"
-    source = "\n" * 40 + "def rule(param, grad):\n    return param - grad.norm()\n"
+    source = "\n" * 40 + "def rule(param, grad):\n    return param - grad.std()\n"
     namespace = {}
     exec(compile(source, path, "exec"), namespace)
     with pytest.raises(RuleError, match=r"optimizers\.py, line 42"):
@@ -409,20 +471,20 @@ def test_an_int_of_the_step_is_refused():
         probe(takes_an_int_of_the_step)([parameter([0.0], [1.0])]).step()
 
 
-def norm_if_decayed(param, grad, buffer, *, lr, weight_decay):
+def sorted_if_decayed(param, grad, buffer, *, lr, weight_decay):
     if weight_decay:
-        grad = grad / grad.norm()  # wrong
+        grad = grad.sort()  # wrong
     return param - lr * grad, buffer + grad
 
 
 def test_an_error_in_the_middle_changes_nothing():
     """A branch that cannot be read is found when it is taken first; one may go back."""
     param = parameter([1.0, 2.0], [1.0, 1.0])
-    optimizer = probe(norm_if_decayed)([param], lr=0.25, weight_decay=0.0)
+    optimizer = probe(sorted_if_decayed)([param], lr=0.25, weight_decay=0.0)
     optimizer.step()
     optimizer.param_groups[0]["weight_decay"] = 0.1
     for _ in range(2):
-        with pytest.raises(RuleError, match="uses norm"):
+        with pytest.raises(RuleError, match="uses sort"):
             optimizer.step()
         assert param.tolist() == [0.75, 1.75]
         assert optimizer.state[param]["buffer"].tolist() == [1.0, 1.0]

@@ -95,9 +95,12 @@ def test_a_checkpoint_of_other_rows_does_not_fit():
         matrices.load_state_dict(other.state_dict())
 
 
-def test_explain_names_the_leaves():
-    """They are why there is no kernel."""
-    params = [torch.zeros(2, 2, requires_grad=True), torch.zeros(2, requires_grad=True)]
-    matrix, vector = polyak.explain(polyak.Adafactor(params)).served
-    assert "row_mean_square, col_mean_square, normalized" in matrix.why
-    assert "row_mean_square" not in vector.why
+def test_kernels_serve_matrices_and_vectors():
+    """Matrices whose columns come first run eagerly, and explain says so."""
+    shapes = [(2, 3), (2,), (), (2, 3, 4)]
+    params = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    params.append(torch.zeros(3, 2).t().requires_grad_())
+    *served, permuted = polyak.explain(polyak.Adafactor(params)).served
+    assert {each.engine for each in served} == {"cpu"}
+    assert permuted.engine == "eager"
+    assert "rows and columns of a parameter that is real" in permuted.why
