@@ -63,7 +63,7 @@ def large(name, seed=0):
 
 @pytest.mark.parametrize(("name", "dtype", "arguments"), list(cases()))
 def test_eager_and_fused_differ_by_rounding_alone(name, dtype, arguments):
-    """A few units in the last place a step, for parameters of every layout that kernels serve."""
+    """A few units in the last place a step, for every layout that kernels serve."""
     layouts = in_kernels(name)
     fused = make(ours(name), parameters(name, layouts, dtype), arguments)
     eager = make(ours(name), parameters(name, layouts, dtype), arguments)
