@@ -272,7 +272,7 @@ def _copied(param: Tensor, value: Any) -> Any:
 def _fits(target: Any, value: Any) -> bool:
     return (
         isinstance(target, Tensor)
-        and isinstance(value, Tensor)
+        and type(target) is type(value)
         and target.shape == value.shape
         and target.dtype == value.dtype
         and target.layout == value.layout
@@ -288,8 +288,11 @@ def _transfer(transfers: list[_Transfer]) -> None:
         # What is another live tensor may be written to before it is read.
         if value is not target and memory(value) in live:
             value = value.clone()
-        targets.append(target)
-        values.append(value)
+        if type(target) is Tensor:
+            targets.append(target)
+            values.append(value)
+        else:  # of several processes, say: torch copies them one by one alone
+            target.copy_(value)
     if targets:
         torch._foreach_copy_(targets, values)
 
