@@ -1,8 +1,8 @@
 """What the integration tests share: a network, data, and how two runs compare.
 
 A run is a function of a library's name, ``"torch.optim"`` or ``"polyak"``: the same
-seeds, the same framework, and only the optimizer's class differs. Frameworks are imported in the
-tests, not by the modules: some take seconds.
+seeds, the same framework, and only the optimizer's class differs. Frameworks are
+imported in the tests, not by the modules: some take seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 
 def build(library: str, name: str, params: Any, **arguments: Any) -> Any:
-    """An optimizer of a library; those above have arguments that they are tested with."""
+    """An optimizer of a library, with the arguments above if it is one of those."""
     kind = getattr(importlib.import_module(library), name)
     return kind(params, **{**OPTIMIZERS.get(name, {}), **arguments})
 

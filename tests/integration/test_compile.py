@@ -11,7 +11,6 @@ from tests.integration.harness import (
     Run,
     batches,
     build,
-    check,
     every_optimizer,
     loss_of,
     network,
