@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch.optim import lr_scheduler as torch_lr
 
 from ..bounds import at_least
+from ..schedules._checks import whole
 from ..slot import Group
 from .attachment import attach, check_optimizer, steps_done
 from .composable import ComposableLR
@@ -39,6 +40,9 @@ class ReduceLROnPlateau(ComposableLR, torch_lr.ReduceLROnPlateau):
         min_lr: the lowest rate, for all groups or one a group.
         eps: a reduction by no more than this is not made.
         verbose: print each rate that is set.
+        last_epoch: the number of the last step that was done, by this scheduler's
+            predecessor: what all schedulers take. The rates stay, and metrics are
+            counted anew.
 
     Raises:
         ValueError: an argument out of range; a metric that is NaN.
@@ -76,8 +80,11 @@ class ReduceLROnPlateau(ComposableLR, torch_lr.ReduceLROnPlateau):
         min_lr: list[float] | float = 0,
         eps: float = 1e-8,
         verbose: bool | str = False,
+        *,
+        last_epoch: int = -1,
     ) -> None:
         check_optimizer(self, optimizer)
+        whole(-1)(type(self).__name__, "last_epoch", last_epoch)
         if not 0 <= factor < 1:
             raise ValueError(
                 f"Factor should be < 1.0. ReduceLROnPlateau got factor={factor} and "
@@ -108,7 +115,7 @@ class ReduceLROnPlateau(ComposableLR, torch_lr.ReduceLROnPlateau):
         self._reset()
         self.optimizer = optimizer
         self.verbose = verbose is True
-        self.last_epoch = 0
+        self.last_epoch = last_epoch + 1
         self._step_count = 0
         self._known_groups = list(groups)
         self._steps_seen = steps_done(optimizer)

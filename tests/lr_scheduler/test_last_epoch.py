@@ -97,3 +97,16 @@ def test_a_million_steps_away():
     run = start("nested_last", last_epoch=10**6 - 1)
     (child,) = [CASES["nested_last"].node.children[1].children[2]]
     assert run.lrs[0] == pytest.approx(value(child, 0.1, 10**6 - 11), rel=1e-9)
+
+
+def test_a_plateau_counts_on():
+    """It takes the argument as all do; rates stay, and metrics are counted anew."""
+    optimizer = sgd()
+    optimizer.param_groups[0]["lr"] = 0.025
+    scheduler = ours.ReduceLROnPlateau(optimizer, factor=0.5, patience=1, last_epoch=5)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (6, [0.025])
+    for _ in range(3):
+        scheduler.step(1.0)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (9, [0.0125])
+    with pytest.raises(ValueError, match="last_epoch"):
+        ours.ReduceLROnPlateau(optimizer, last_epoch=-2)
