@@ -1,0 +1,78 @@
+"""timm's schedulers, which set what they schedule by groups and step numbers."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+
+from tests.integration.harness import (
+    Run,
+    batches,
+    build,
+    check,
+    every_optimizer,
+    loss_of,
+    needs,
+    network,
+)
+
+pytestmark = needs("timm")
+STEPS = 16
+
+
+@pytest.fixture
+def schedulers(monkeypatch):
+    """``timm.scheduler``; where there is no torchvision, without the rest of timm."""
+    if importlib.util.find_spec("torchvision") is None:
+        spec = importlib.machinery.PathFinder.find_spec("timm")
+        package = ModuleType("timm")
+        package.__path__ = spec.submodule_search_locations
+        monkeypatch.setitem(sys.modules, "timm", package)
+    return importlib.import_module("timm.scheduler")
+
+
+SCHEDULES = {
+    "cosine": {"t_initial": STEPS, "warmup_t": 3, "warmup_lr_init": 1e-3},
+    "poly": {"t_initial": STEPS, "noise_range_t": (4, 10)},
+    "multistep": {"decay_t": [4, 9], "decay_rate": 0.5},
+    "tanh": {"t_initial": STEPS},
+}
+KINDS = {
+    "cosine": "CosineLRScheduler",
+    "poly": "PolyLRScheduler",
+    "multistep": "MultiStepLRScheduler",
+    "tanh": "TanhLRScheduler",
+}
+
+
+def groups_of(model):
+    """Two groups, as timm makes them for rates by the depth."""
+    first, last = model[0].parameters(), model[2].parameters()
+    return [{"params": first, "lr_scale": 0.5}, {"params": last, "lr_scale": 1.0}]
+
+
+@every_optimizer
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_run(name, kind, schedulers):
+    """A rate of its own for each group, in each update."""
+
+    def train(library):
+        model, run = network(), Run()
+        optimizer = build(library, name, groups_of(model))
+        schedule = getattr(schedulers, KINDS[kind])
+        scheduler = schedule(optimizer, t_in_epochs=False, **SCHEDULES[kind])
+        for step, batch in enumerate(batches(STEPS)):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            loss.backward()
+            optimizer.step()
+            scheduler.step_update(step + 1)
+            run.note(loss, optimizer)
+            first, last = (group["lr"] for group in optimizer.param_groups)
+            assert first == 0.5 * last
+        return run.finish(model, optimizer)
+
+    assert len(set(check(train).rates)) >= 3
