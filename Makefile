@@ -77,4 +77,5 @@ $(VENV)/.installed-race: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed-race
 	@echo "Installing the development tools into $(VENV) (once)"
 	@$(INSTALL) --no-build-isolation -e '.[dev]'
+	@$(INSTALL) --no-deps timm
 	@touch $@
