@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +37,16 @@ def needs(package: str) -> pytest.MarkDecorator:
     """A mark: skip where a package is not installed."""
     missing = importlib.util.find_spec(package) is None
     return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+def timms_schedulers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``timm.scheduler``; where there is no torchvision, without the rest of timm."""
+    if importlib.util.find_spec("torchvision") is None:
+        spec = PathFinder.find_spec("timm")
+        package = ModuleType("timm")
+        package.__path__ = spec.submodule_search_locations
+        monkeypatch.setitem(sys.modules, "timm", package)
+    return importlib.import_module("timm.scheduler")
 
 
 def build(library: str, name: str, params: Any, **arguments: Any) -> Any:

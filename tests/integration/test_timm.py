@@ -1,11 +1,5 @@
 """timm's schedulers, which set what they schedule by groups and step numbers."""
 
-import importlib
-import importlib.machinery
-import importlib.util
-import sys
-from types import ModuleType
-
 import pytest
 
 from tests.integration.harness import (
@@ -17,6 +11,7 @@ from tests.integration.harness import (
     loss_of,
     needs,
     network,
+    timms_schedulers,
 )
 
 pytestmark = needs("timm")
@@ -25,13 +20,8 @@ STEPS = 16
 
 @pytest.fixture
 def schedulers(monkeypatch):
-    """``timm.scheduler``; where there is no torchvision, without the rest of timm."""
-    if importlib.util.find_spec("torchvision") is None:
-        spec = importlib.machinery.PathFinder.find_spec("timm")
-        package = ModuleType("timm")
-        package.__path__ = spec.submodule_search_locations
-        monkeypatch.setitem(sys.modules, "timm", package)
-    return importlib.import_module("timm.scheduler")
+    """The package, or the part of it that is under test."""
+    return timms_schedulers(monkeypatch)
 
 
 SCHEDULES = {
