@@ -1,6 +1,7 @@
 """FSDP2: two processes, each with half of every parameter, gradient and state."""
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -102,3 +103,33 @@ def test_a_limit_is_of_the_whole_gradient():
     same(train_ours("AdamW", STAGES["clip_grad_norm"]), clipped)
     with pytest.raises(AssertionError):
         same(train(POLYAK, "AdamW"), clipped)
+
+
+def averaged(keeper):
+    """The average of the weights in a run, by the optimizer or beside it."""
+    model = network()
+    if dist.is_initialized():
+        for layer in (model[0], model[2], model):
+            fully_shard(layer)
+    optimizer = polyak.AdamW(model.parameters(), lr=0.01, ema_decay=0.9)
+    beside = polyak.swa_utils.WeightAverage(model, decay=0.9)
+    for batch in batches(6):
+        optimizer.zero_grad()
+        loss_of(model, part_of(batch)).backward()
+        optimizer.step()
+        beside.update()
+    last = [whole(param.detach()).clone() for param in model.parameters()]
+    with (optimizer if keeper == "optimizer" else beside).swapped():
+        average = [whole(param.detach()).clone() for param in model.parameters()]
+    assert not any(map(torch.equal, average, last))
+    return average
+
+
+def test_averages():
+    """Without a copy of the model, which FSDP2 does not allow."""
+    calls = [("optimizer",), ("beside",)]
+    results = in_two_processes(averaged, calls)
+    for call, ranks in zip(calls, results, strict=True):
+        alone = averaged(*call)
+        for average in ranks:
+            torch.testing.assert_close(average, alone)
