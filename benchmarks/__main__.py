@@ -9,10 +9,26 @@ from typing import Annotated
 
 import typer
 
-from . import averages, fresh, markdown, report, schedules, team
-from .cases import CASES
+from . import (
+    averages,
+    encounters,
+    fresh,
+    markdown,
+    matrices,
+    neighbour,
+    one_pass,
+    overhead,
+    peers,
+    pictures,
+    schedules,
+    step_tables,
+    sweep,
+    team,
+    training,
+)
+from .cases import CASES, Case
 from .contenders import Contender, contenders
-from .machine import facts, thread_counts
+from .machine import facts, free_memory, thread_counts
 from .markdown import number
 from .step import POLYAK, Result, measure
 
@@ -33,6 +49,11 @@ Optimizers = Annotated[
     list[str] | None,
     typer.Option("--optimizer", "-o", help="An optimizer, by name. Repeatable."),
 ]
+Many = Annotated[int | None, typer.Option(min=1, help="The number of threads.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--pictures", exists=True, file_okay=False, help="Where to draw."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -50,18 +71,26 @@ def everything(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{out}: {error}") from error
     counts = tuple(threads or thread_counts())
+    most, folder = max(counts), out.parent / "pictures"
     about = f"## The machine\n\n{markdown.facts_list(facts(counts))}"
-    results = list(_steps(tuple(CASES), contenders(), counts, scale))
+    results = list(_steps(CASES, (), counts, scale))
     sections = [
         about,
-        report.glance_section(results),
-        report.bandwidth_section(results),
+        step_tables.glance_section(results),
+        _sweep(most, scale, folder),
+        _overhead(scale, folder),
+        _one_pass(counts, scale),
+        _matrices(most, scale),
+        _training(most, scale),
+        _neighbour(counts, scale),
+        step_tables.bandwidth_section(results),
         _memory(),
         _startup(),
-        _team(max(counts), scale),
+        _team(most, scale),
         _schedules(scale),
         _averages(counts, scale),
-        report.step_section(results),
+        _peers(most, scale),  # imported by now, they disturb nothing that is above
+        step_tables.step_section(results),
     ]
     markdown.rewrite(out, "\n\n".join(sections))
     print(f"wrote {out}", file=sys.stderr)
@@ -80,9 +109,10 @@ def step(
     for name in case or ():
         if name not in CASES:
             raise typer.BadParameter(f"there is no {name!r} among {', '.join(CASES)}")
+    _chosen(optimizer)
     counts = tuple(threads or thread_counts())
-    chosen = _chosen(optimizer)
-    print(report.step_section([*_steps(case or CASES, chosen, counts, scale)]))
+    found = [*_steps(case or CASES, optimizer or (), counts, scale)]
+    print(step_tables.step_section(found))
 
 
 @app.command()
@@ -90,9 +120,11 @@ def bandwidth(
     optimizer: Optimizers = None, threads: Threads = None, scale: Scale = 1.0
 ) -> None:
     """The share of the machine's in-place bandwidth that a step reaches."""
+    _chosen(optimizer)
     counts = tuple(threads or thread_counts())
-    chosen = _chosen(optimizer)
-    print(report.bandwidth_section([*_steps(("large",), chosen, counts, scale)]))
+    names = [name for name, case in CASES.items() if case.bandwidth]
+    found = _steps(names, optimizer or (), counts, scale)
+    print(step_tables.bandwidth_section(found))
 
 
 @app.command()
@@ -105,6 +137,50 @@ def memory(optimizer: Optimizers = None) -> None:
 def startup() -> None:
     """The first step of a process, with and without the disk cache, and imports."""
     print(_startup())
+
+
+@app.command("sweep")
+def sweep_command(
+    threads: Many = None, scale: Scale = 1.0, folder: Folder = None
+) -> None:
+    """Speed-up by the size of the tensors."""
+    print(_sweep(threads or max(thread_counts()), scale, folder))
+
+
+@app.command("overhead")
+def overhead_command(scale: Scale = 1.0, folder: Folder = None) -> None:
+    """The host's time for a step, by the number of tensors."""
+    print(_overhead(scale, folder))
+
+
+@app.command("whole")
+def whole_command(threads: Threads = None, scale: Scale = 1.0) -> None:
+    """Unscale, clip, step, average and clear, against torch's separate calls."""
+    print(_one_pass(tuple(threads or thread_counts()), scale))
+
+
+@app.command("matrices")
+def matrices_command(threads: Many = None, scale: Scale = 1.0) -> None:
+    """Muon and Adafactor against torch's."""
+    print(_matrices(threads or max(thread_counts()), scale))
+
+
+@app.command("training")
+def training_command(threads: Many = None, scale: Scale = 1.0) -> None:
+    """Networks trained end to end, and the optimizer's share."""
+    print(_training(threads or max(thread_counts()), scale))
+
+
+@app.command("neighbour")
+def neighbour_command(threads: Threads = None, scale: Scale = 1.0) -> None:
+    """Steps while another process spins on every core."""
+    print(_neighbour(tuple(threads or thread_counts()), scale))
+
+
+@app.command("peers")
+def peers_command(threads: Many = None, scale: Scale = 1.0) -> None:
+    """torch.compile and other libraries, those that are installed."""
+    print(_peers(threads or max(thread_counts()), scale))
 
 
 @app.command("team")
@@ -135,55 +211,103 @@ def _chosen(names: list[str] | None) -> list[Contender]:
 
 
 def _steps(
-    cases: Iterable[str],
-    chosen: list[Contender],
-    threads: tuple[int, ...],
-    scale: float,
+    cases: Iterable[str], names: Iterable[str], threads: tuple[int, ...], scale: float
 ) -> Iterator[Result]:
-    for name in cases:
-        case = CASES[name]
-        for result in measure(case, chosen, threads, scale=scale):
-            _tell(result)
-            yield result
+    """Each case with the optimizers named, or else with its own."""
+    for case in map(CASES.__getitem__, cases):
+        if _fits(case):
+            chosen = contenders(tuple(names) or case.optimizers)
+            yield from _told(measure(case, chosen, threads, scale=scale))
+
+
+def _fits(case: Case) -> bool:
+    """Whether there is memory for four sides: parameters, gradients and two slots."""
+    fits = 16 * case.nbytes < free_memory()
+    if not fits:
+        print(f"{case.title}: left out, there is not the memory", file=sys.stderr)
+    return fits
+
+
+def _sweep(threads: int, scale: float, folder: Path | None) -> str:
+    found = list(_told(sweep.swept(threads, scale=scale)))
+    if folder is None:
+        return sweep.section(found)
+    pictures.by_size(found, folder / pictures.BY_SIZE)
+    what = "Speed-up by tensor size"
+    return sweep.section(found, pictures.embedded(pictures.BY_SIZE, what))
+
+
+def _overhead(scale: float, folder: Path | None) -> str:
+    found = list(overhead.hosts(seconds=0.5 * scale))
+    if folder is None:
+        return overhead.section(found)
+    pictures.by_number(found, folder / pictures.BY_NUMBER)
+    what = "Time by number of tensors"
+    return overhead.section(found, pictures.embedded(pictures.BY_NUMBER, what))
+
+
+def _one_pass(threads: tuple[int, ...], scale: float) -> str:
+    return one_pass.section(one_pass.measured(threads, seconds=2 * scale))
+
+
+def _matrices(threads: int, scale: float) -> str:
+    return matrices.section(_told(matrices.measured((threads,), scale=scale)))
+
+
+def _training(threads: int, scale: float) -> str:
+    return training.section(training.trained((threads,), seconds=3 * scale))
+
+
+def _neighbour(threads: tuple[int, ...], scale: float) -> str:
+    return neighbour.section(neighbour.disturbed(threads, seconds=1.5 * scale))
+
+
+def _peers(threads: int, scale: float) -> str:
+    there, absent = peers.loaded()
+    found = encounters.encounters(there, threads, seconds=2 * scale)
+    return encounters.section(found, there, absent)
 
 
 def _memory(optimizers: tuple[str, ...] = fresh.MEMORY) -> str:
-    return report.memory_section(fresh.memory(optimizers))
+    return fresh.memory_section(fresh.memory(optimizers))
 
 
 def _startup() -> str:
-    return report.startup_section(fresh.first_steps(), fresh.imports())
+    return fresh.startup_section(fresh.first_steps(), fresh.imports())
 
 
 def _team(threads: int, scale: float) -> str:
     if threads < 2:
         return "## One thread or a team\n\nMeasured with two threads or more only."
     sizes = team.sizes(threads, seconds=0.25 * scale)
-    return report.team_section(threads, sizes, team.grains(threads, seconds=2 * scale))
+    return team.section(threads, sizes, team.grains(threads, seconds=2 * scale))
 
 
 def _schedules(scale: float) -> str:
-    return report.schedules_section(
+    return schedules.section(
         schedules.stepped(seconds=0.3 * scale), schedules.curves(seconds=0.5 * scale)
     )
 
 
 def _averages(threads: tuple[int, ...], scale: float) -> str:
-    return report.averages_section(
+    return averages.section(
         averages.averaged(threads, seconds=scale),
         averages.in_step(threads, seconds=scale),
     )
 
 
-def _tell(result: Result) -> None:
-    """Show that something is going on."""
-    ratio = result.ratio()
-    print(
-        f"{result.case.name}: {result.contender.name}, threads: {result.threads},",
-        f"{number(1e6 * result.times[POLYAK].minimum)} µs,",
-        f"{markdown.times_faster(ratio)} times faster than torch",
-        file=sys.stderr,
-    )
+def _told(results: Iterable[Result]) -> Iterator[Result]:
+    """The results, while it is shown that something is going on."""
+    for result in results:
+        ratio = result.ratio()
+        print(
+            f"{result.case.title}: {result.contender.name},",
+            f"threads: {result.threads},",
+            f"{number(1e6 * result.times[POLYAK].minimum)} µs,",
+            f"{markdown.times_faster(ratio)} times faster than torch",
+            file=sys.stderr,
+        )
+        yield result
 
 
 if __name__ == "__main__":

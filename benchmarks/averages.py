@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,19 @@ from torch.optim import swa_utils as torch_swa
 import polyak
 from polyak import swa_utils
 
+from .markdown import number, table, times, times_faster
 from .timing import Side, Times, interleave, quiet
 
-__all__ = ["CASES", "STEPS", "Averaged", "Case", "InStep", "averaged", "in_step"]
+__all__ = [
+    "CASES",
+    "STEPS",
+    "Averaged",
+    "Case",
+    "InStep",
+    "averaged",
+    "in_step",
+    "section",
+]
 
 DECAY = 0.999
 
@@ -187,3 +197,48 @@ def _steps(case: Case, name: str) -> dict[str, Side]:
         "polyak": Side(ours(weights(), ema_decay=DECAY, **arguments).step),
         "plain": Side(ours(weights(), **arguments).step),
     }
+
+
+def section(results: Iterable[Averaged], steps: Iterable[InStep]) -> str:
+    """An update of an exponential moving average, by itself and inside a step."""
+    headers = ["weights", "threads", "`multi_avg_fn`, µs", "`WeightAverage`, µs"]
+    headers += ["ratio", "torch's `AveragedModel`, µs", "polyak's, µs", "ratio"]
+    headers += ["GB/s", "`mul_`, GB/s"]
+    rows = [
+        [
+            result.case.title,
+            str(result.threads),
+            times(result.pass_torch, "µs"),
+            times(result.pass_polyak, "µs"),
+            times_faster(result.pass_torch.minimum / result.pass_polyak.minimum),
+            times(result.model_torch, "µs"),
+            times(result.model_polyak, "µs"),
+            times_faster(result.model_torch.minimum / result.model_polyak.minimum),
+            number(1e-9 * result.moved),
+            number(1e-9 * result.bandwidth),
+        ]
+        for result in results
+    ]
+    inside = ["weights", "optimizer", "threads", "torch, µs", "polyak, µs", "ratio"]
+    inside += ["without average, µs", "with / without"]
+    step_rows = [
+        [
+            result.case.title,
+            result.optimizer,
+            str(result.threads),
+            times(result.torch, "µs"),
+            times(result.polyak, "µs"),
+            times_faster(result.torch.minimum / result.polyak.minimum),
+            times(result.plain, "µs"),
+            times_faster(result.polyak.minimum / result.plain.minimum),
+        ]
+        for result in steps
+    ]
+    return "\n\n".join(
+        [
+            "## Averages of weights",
+            table(headers, rows),
+            "### Inside the step",
+            table(inside, step_rows),
+        ]
+    )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CASES", "LARGE", "Case", "Tensors", "resnet50"]
+from .shapes import Shape, gpt2_small, resnet50
 
-Shape = tuple[int, ...]
+__all__ = ["CASES", "LARGE", "Case", "Tensors"]
+
 Before = Callable[[], object]
 LARGE = 25_000_000
 
@@ -29,7 +31,11 @@ class Case:
         shapes: of the parameters, whose gradients stay as they are; or
         layers: the layers of a network, whose backward makes new gradients.
         groups: every parameter in a group of its own.
+        dtype: of the parameters.
+        optimizers: those that are measured, unless others are asked for.
         bandwidth: measure the machine's bandwidth as well, on the first parameter.
+        plain: measure reading and writing all parameters and gradients as well.
+        least: so many rounds at least.
     """
 
     name: str
@@ -39,42 +45,54 @@ class Case:
     shapes: tuple[Shape, ...] = ()
     layers: int = 0
     groups: bool = False
+    dtype: torch.dtype = torch.float32
+    optimizers: tuple[str, ...] = ()
     bandwidth: bool = False
+    plain: bool = False
+    least: int = 5
+
+    @property
+    def nbytes(self) -> int:
+        """What the parameters take."""
+        return self.dtype.itemsize * sum(map(prod, self.shapes))
 
 
-def resnet50() -> tuple[Shape, ...]:
-    """The shapes of ResNet-50's parameters (He et al., 2015, as torchvision has it)."""
-    shapes: list[Shape] = [*_convolution(3, 64, 7)]
-    inputs = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        for block in range(blocks):
-            shapes += _convolution(inputs, width, 1)
-            shapes += _convolution(width, width, 3)
-            shapes += _convolution(width, 4 * width, 1)
-            if block == 0:
-                shapes += _convolution(inputs, 4 * width, 1)
-            inputs = 4 * width
-    return (*shapes, (1000, inputs), (1000,))
+# What would take long with every optimizer is measured with these.
+_some = partial(Case, optimizers=("SGD", "AdamW", "RMSprop"))
 
 
-def _convolution(inputs: int, outputs: int, size: int) -> Iterator[Shape]:
-    """A convolution and the batch normalisation that follows it."""
-    yield (outputs, inputs, size, size)
-    yield (outputs,)
-    yield (outputs,)
+def _bfloat16(name: str, title: str, *arguments: Any, **more: Any) -> Case:
+    return _some(name, f"{title}, bfloat16", *arguments, dtype=torch.bfloat16, **more)
 
+
+_SMALL, _MEDIUM, _WIDE = ((64,),) * 200, ((1024,),) * 1000, ((65_536,),) * 100
 
 CASES = {
     case.name: case
     for case in (
-        Case("small", "200 tensors of 64", 0.5, "µs", ((64,),) * 200),
-        Case("medium", "1000 tensors of 1024", 0.8, "µs", ((1024,),) * 1000),
+        Case("small", "200 tensors of 64", 0.5, "µs", _SMALL),
+        Case("tiny", "1000 tensors of 16", 0.5, "µs", ((16,),) * 1000),
+        Case("medium", "1000 tensors of 1024", 0.8, "µs", _MEDIUM),
+        Case("wide", "100 tensors of 65,536", 0.8, "µs", _WIDE),
         Case(
             "large", "One tensor of 25 million", 1.5, "ms", ((LARGE,),), bandwidth=True
         ),
         Case("resnet50", "ResNet-50, 161 tensors", 1.2, "ms", resnet50()),
         Case("groups", "1000 groups of 64", 2.5, "µs", ((64,),) * 1000, groups=True),
         Case("backward", "200 layers, gradients made anew", 0.6, "µs", layers=200),
+        _some("many", "5000 tensors of 64", 0.8, "µs", ((64,),) * 5000),
+        _some("gpt2", "GPT-2 small, 148 tensors", 2.0, "ms", gpt2_small()),
+        _bfloat16("medium-bf16", "1000 tensors of 1024", 0.8, "µs", _MEDIUM),
+        _bfloat16("wide-bf16", "100 tensors of 65,536", 0.8, "µs", _WIDE),
+        _bfloat16(
+            "large-bf16",
+            "One tensor of 25 million",
+            1.5,
+            "ms",
+            ((LARGE,),),
+            bandwidth=True,
+        ),
+        _bfloat16("resnet50-bf16", "ResNet-50, 161 tensors", 1.2, "ms", resnet50()),
     )
 }
 
@@ -89,7 +107,7 @@ class Tensors:
         self._make = (
             partial(_network, case.layers)
             if case.layers
-            else partial(_plain, case.shapes)
+            else partial(_plain, case.shapes, case.dtype)
         )
         self._made: list[tuple[list[Tensor], Before | None, list[Tensor]]] = []
 
@@ -113,13 +131,13 @@ def _starts(params: list[Tensor]) -> list[Tensor]:
     return [param.detach().clone() if small else torch.tensor(0.1) for param in params]
 
 
-def _plain(shapes: tuple[Shape, ...]) -> tuple[list[Tensor], None]:
+def _plain(shapes: tuple[Shape, ...], dtype: torch.dtype) -> tuple[list[Tensor], None]:
     """Parameters of these shapes with gradients that stay."""
     generator = torch.Generator().manual_seed(0)
     params: list[Tensor] = []
     for shape in shapes:
-        param = nn.Parameter(torch.full(shape, 0.1))
-        few = torch.randn(min(prod(shape), 1 << 20), generator=generator)
+        param = nn.Parameter(torch.full(shape, 0.1, dtype=dtype))
+        few = torch.randn(min(prod(shape), 1 << 20), generator=generator).to(dtype)
         times = -(-param.numel() // max(1, few.numel()))
         param.grad = few.repeat(times)[: param.numel()].reshape(shape)
         params.append(param)

@@ -88,7 +88,7 @@ def torch_implementations(optimizer: str) -> dict[str, dict[str, Any]]:
     return {
         name: switch
         for name, switch in (offered or {"torch": {}}).items()
-        if _steps(lambda params, more=switch: kind(params, **more)) is not None
+        if _steps(lambda params, more=switch: kind(params, **more), 8, 8) is not None
     }
 
 
@@ -97,16 +97,16 @@ def _is_elementwise(optimizer: str) -> bool:
     kind = all_optimizers()[optimizer]
     if not hasattr(kind, "rule"):
         return False
-    stepped = _steps(kind)
+    stepped = _steps(kind, 8)
     if stepped is None:
         return False
     return all(entry.engine == "cpu" for entry in polyak.explain(stepped).served)
 
 
-def _steps(make: Make) -> Any:
-    """An optimizer that did a step on a vector, or None if it refused."""
-    param = nn.Parameter(torch.ones(8))
-    param.grad = torch.ones(8)
+def _steps(make: Make, *shape: int) -> Any:
+    """An optimizer that did a step on a tensor, or None if it refused."""
+    param = nn.Parameter(torch.ones(shape))
+    param.grad = torch.ones(shape)
     try:
         optimizer = make([param])
         optimizer.step()

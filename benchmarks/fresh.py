@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,19 @@ from statistics import median
 
 from .cases import LARGE
 from .contenders import torch_implementations
+from .markdown import number, table
 from .probe import Answer
 
-__all__ = ["First", "Memory", "first_steps", "imports", "memory", "probe"]
+__all__ = [
+    "First",
+    "Memory",
+    "first_steps",
+    "imports",
+    "memory",
+    "memory_section",
+    "probe",
+    "startup_section",
+]
 
 ROOT = Path(__file__).parent.parent
 MEMORY = ("SGD", "RMSprop", "AdamW")
@@ -109,3 +119,38 @@ def imports(repeats: int = 5) -> dict[str, float]:
     """The least seconds for importing torch, and polyak after it."""
     answers = [probe("load") for _ in range(repeats)]
     return {key: min(answer[key] for answer in answers) for key in ("torch", "polyak")}
+
+
+def memory_section(found: Sequence[Memory]) -> str:
+    """Peak memory of a step."""
+    rows = [
+        [
+            entry.optimizer,
+            entry.implementation,
+            number(entry.state / 2**20),
+            number(entry.extra / 2**20),
+            f"{entry.extra / entry.numel:.2f}",
+        ]
+        for entry in found
+    ]
+    headers = ["optimizer", "", "state, MiB", "extra, MiB", "extra bytes a number"]
+    return f"## Peak memory of a step, one large tensor\n\n{table(headers, rows)}"
+
+
+def startup_section(found: Iterable[First], imports: Mapping[str, float]) -> str:
+    """First steps and imports."""
+    steps = table(
+        ["", "making the optimizer, ms", "first step, ms", "third step, ms"],
+        [
+            [row.what, *(number(1e3 * v) for v in (row.made, row.first, row.third))]
+            for row in found
+        ],
+    )
+    loaded = table(
+        ["import", "ms"],
+        [
+            ["torch", number(1e3 * imports["torch"])],
+            ["polyak, after torch", number(1e3 * imports["polyak"])],
+        ],
+    )
+    return f"## The start of a process, AdamW on 200 tensors\n\n{steps}\n\n{loaded}"

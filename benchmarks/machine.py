@@ -13,7 +13,7 @@ import torch
 
 import polyak
 
-__all__ = ["facts", "thread_counts"]
+__all__ = ["facts", "free_memory", "thread_counts"]
 
 
 def facts(threads: Sequence[int]) -> dict[str, str]:
@@ -45,6 +45,16 @@ def cores() -> int:
 def thread_counts() -> tuple[int, ...]:
     """One thread, and two if there are as many cores."""
     return (1, 2)[: cores()]
+
+
+def free_memory() -> float:
+    """The bytes that are free; without bound where nobody tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    kibibytes = dict(line.split()[:2] for line in lines)
+    return 1024 * float(kibibytes.get("MemAvailable:", "inf"))
 
 
 def _processor() -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,19 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 import polyak
 
+from .markdown import number, table, times, times_faster
 from .timing import Side, Times, interleave, quiet
 
-__all__ = ["CURVES", "GROUPS", "SCHEDULERS", "Curve", "Stepped", "curves", "stepped"]
+__all__ = [
+    "CURVES",
+    "GROUPS",
+    "SCHEDULERS",
+    "Curve",
+    "Stepped",
+    "curves",
+    "section",
+    "stepped",
+]
 
 GROUPS = (1000, 1)
 STEPS = 1_000_000
@@ -152,3 +163,38 @@ def curves(
 def made(text: str, library: ModuleType, **names: Any) -> Any:
     """What an expression of a library's names makes."""
     return eval(text, {**vars(library), **names})
+
+
+def section(stepped: Iterable[Stepped], curves: Iterable[Curve]) -> str:
+    """The steps of schedulers, and the values of schedules."""
+    parts = ["## Schedules"]
+    for groups, found in groupby(stepped, key=lambda result: result.groups):
+        count = "1 group" if groups == 1 else f"{groups} groups"
+        headers = ["scheduler", "torch, µs", "polyak, µs"]
+        headers += ["ratio of minima", "of medians"]
+        rows = [
+            [
+                f"`{result.scheduler}`",
+                times(result.torch, "µs"),
+                times(result.polyak, "µs"),
+                times_faster(result.torch.minimum / result.polyak.minimum),
+                times_faster(result.torch.median / result.polyak.median),
+            ]
+            for result in found
+        ]
+        parts.append(f"### `scheduler.step()`, {count}")
+        parts.append(table(headers, rows))
+    for steps, drawn in groupby(curves, key=lambda curve: curve.steps):
+        headers = ["schedule", "in turn, ms", "at once, ms", "ratio of minima"]
+        rows = [
+            [
+                f"`{curve.schedule}`".replace("|", r"\|"),
+                number(1e3 * curve.all_in_turn),
+                times(curve.at_once, "ms"),
+                times_faster(curve.all_in_turn / curve.at_once.minimum),
+            ]
+            for curve in drawn
+        ]
+        parts.append(f"### `schedule.value_at`, {steps:,} steps")
+        parts.append(table(headers, rows))
+    return "\n\n".join(parts)

@@ -13,11 +13,21 @@ from .cases import Case, Tensors
 from .contenders import Contender, Make
 from .timing import Side, Times, fastest, interleave, quiet
 
-__all__ = ["BANDWIDTH", "ONE_GROUP", "POLYAK", "Result", "measure"]
+__all__ = [
+    "BANDWIDTH",
+    "ONE_GROUP",
+    "PLAIN",
+    "POLYAK",
+    "Result",
+    "measure",
+    "sides",
+    "warm_up",
+]
 
 POLYAK = "polyak"
 ONE_GROUP = "polyak, one group"
 BANDWIDTH = "mul_"
+PLAIN = "mul_ of parameters and gradients"
 
 # The step from which the measured ones count: rules that begin differently (RAdam) are
 # measured as they are for the rest of the training.
@@ -59,14 +69,24 @@ def measure(
     """Measure optimizers on a case, each for ``scale`` times the case's own time."""
     tensors = Tensors(case)
     for contender in contenders:
-        sides, params = _sides(case, contender, tensors)
-        rivals = tuple(contender.torch())
-        for count in threads:
-            with quiet(count):
-                times = interleave(sides, scale * case.seconds, rivals=rivals)
-            best = fastest(times, rivals) if rivals else None
-            traffic = _traffic(*params)
-            yield Result(case, contender, count, times, best, traffic)
+        yield from _measure_one(case, contender, tensors, threads, scale)
+
+
+def _measure_one(
+    case: Case,
+    contender: Contender,
+    tensors: Tensors,
+    threads: Sequence[int],
+    scale: float,
+) -> Iterator[Result]:
+    sides, params = _sides(case, contender, tensors)
+    rivals = tuple(contender.torch())
+    for count in threads:
+        with quiet(count):
+            seconds = scale * case.seconds
+            times = interleave(sides, seconds, rivals=rivals, least=case.least)
+        best = fastest(times, rivals) if rivals else None
+        yield Result(case, contender, count, times, best, _traffic(*params))
 
 
 def _sides(
@@ -82,15 +102,22 @@ def _sides(
         params, before = tensors.side(index)
         apart = case.groups and name != ONE_GROUP
         optimizer = make([{"params": [p]} for p in params] if apart else params)
-        _warm_up(optimizer)
+        warm_up(optimizer)
         sides[name] = Side(optimizer.step, before)
         made.append((optimizer, params))
     if case.bandwidth:
-        sides[BANDWIDTH] = _bandwidth(made[0][1][0])
+        sides[BANDWIDTH] = _in_place(made[0][1][0].detach())
+    if case.plain:
+        sides[PLAIN] = _in_place(torch.ones(2 * case.nbytes // 4))
     return sides, made[0]
 
 
-def _warm_up(optimizer: torch.optim.Optimizer) -> None:
+def sides(case: Case, contender: Contender) -> dict[str, Side]:
+    """polyak's step on a case, and that of each of torch's implementations."""
+    return _sides(case, contender, Tensors(case))[0]
+
+
+def warm_up(optimizer: torch.optim.Optimizer) -> None:
     """Make the state and what is compiled or cached, and skip the first steps."""
     optimizer.step()
     for state in optimizer.state.values():
@@ -99,9 +126,8 @@ def _warm_up(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _bandwidth(param: Tensor) -> Side:
+def _in_place(numbers: Tensor) -> Side:
     """The plainest pass over memory in place: every number is read and written."""
-    numbers = param.detach()
     return Side(lambda: numbers.mul_(-1.0))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,9 +12,19 @@ import polyak
 from polyak.engine import team
 
 from .cases import Case, Tensors
+from .markdown import number, table, times, times_faster
 from .timing import Side, Times, interleave, quiet
 
-__all__ = ["GRAINS", "OPTIMIZERS", "SIZES", "Grain", "Size", "grains", "sizes"]
+__all__ = [
+    "GRAINS",
+    "OPTIMIZERS",
+    "SIZES",
+    "Grain",
+    "Size",
+    "grains",
+    "section",
+    "sizes",
+]
 
 OPTIMIZERS = ("SGD", "AdamW")
 SIZES = tuple(1 << power for power in range(17, 26))
@@ -109,3 +119,32 @@ def _restored() -> Iterator[None]:
         yield
     finally:
         team.SERIAL_BYTES, team.GRAIN_BYTES = before
+
+
+def section(threads: int, sizes: Iterable[Size], grains: Iterable[Grain]) -> str:
+    """When more threads are worth it, and how to share."""
+    size_rows = [
+        [
+            size.optimizer,
+            number(size.traffic / 2**10),
+            times(size.alone, "µs"),
+            times(size.team, "µs"),
+            times_faster(size.alone.minimum / size.team.minimum),
+            times_faster(size.alone.median / size.team.median),
+        ]
+        for size in sorted(sizes, key=lambda size: size.optimizer)
+    ]
+    grain_rows = [
+        [grain.optimizer, number(grain.grain / 2**10), times(grain.times, "µs")]
+        for grain in grains
+    ]
+    size_headers = ["optimizer", "step moves, KiB", "1 thread, µs"]
+    size_headers += [f"{threads} threads, µs", "ratio of minima", "of medians"]
+    grain_headers = ["optimizer", "a thread claims, KiB", f"{threads} threads, µs"]
+    return "\n\n".join(
+        [
+            "## One thread or a team",
+            table(size_headers, size_rows),
+            table(grain_headers, grain_rows),
+        ]
+    )

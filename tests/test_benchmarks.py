@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, at tiny sizes: no time is asserted here."""
 
+from dataclasses import replace
 from functools import partial
 from math import prod
 
@@ -8,15 +9,34 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import averages, fresh, markdown, report, schedules, team, timing
-from benchmarks.cases import CASES, LARGE, Case, Tensors, resnet50
+from benchmarks import (
+    averages,
+    encounters,
+    fresh,
+    machine,
+    markdown,
+    matrices,
+    neighbour,
+    one_pass,
+    overhead,
+    peers,
+    pictures,
+    schedules,
+    step_tables,
+    sweep,
+    team,
+    timing,
+    training,
+)
+from benchmarks.cases import CASES, LARGE, Case, Tensors
 from benchmarks.contenders import Contender, contenders, torch_implementations
-from benchmarks.step import BANDWIDTH, ONE_GROUP, POLYAK, measure
+from benchmarks.shapes import gpt2_small, resnet50
+from benchmarks.step import BANDWIDTH, ONE_GROUP, PLAIN, POLYAK, measure
 from benchmarks.timing import Side, Times, fastest, interleave, quiet
 from polyak.engine import team as engine_team
 from polyak.optimizers import all_optimizers
 
-PLAIN = Case("plain", "Three tensors", 0.0, "µs", ((4,), (2, 3), (5,)))
+PLAIN_CASE = Case("plain", "Three tensors", 0.0, "µs", ((4,), (2, 3), (5,)))
 GROUPS = Case("groups", "Three groups", 0.0, "µs", ((4,),) * 3, groups=True)
 NETWORK = Case("network", "Two layers", 0.0, "µs", layers=2)
 LONG = Case("long", "One tensor", 0.0, "ms", ((1000,),), bandwidth=True)
@@ -38,25 +58,53 @@ def test_resnet50_has_the_published_size():
     assert shapes[-2:] == ((1000, 2048), (1000,))
 
 
+def test_gpt2_small_has_the_published_size():
+    shapes = gpt2_small()
+
+    assert len(shapes) == 148
+    assert sum(map(prod, shapes)) == 124_439_808
+    assert shapes[:2] == ((50_257, 768), (1024, 768))
+    assert shapes[-2:] == ((768,), (768,))
+
+
 def test_the_cases_are_those_that_are_promised():
     sizes = {
         name: (len(case.shapes), sum(map(prod, case.shapes)))
         for name, case in CASES.items()
         if case.shapes
     }
+    low = {name for name, case in CASES.items() if case.dtype == torch.bfloat16}
 
-    assert sizes == {
+    assert {name: size for name, size in sizes.items() if name not in low} == {
         "small": (200, 200 * 64),
+        "tiny": (1000, 1000 * 16),
         "medium": (1000, 1000 * 1024),
+        "wide": (100, 100 * 65_536),
         "large": (1, LARGE),
         "resnet50": (161, 25_557_032),
         "groups": (1000, 1000 * 64),
+        "many": (5000, 5000 * 64),
+        "gpt2": (148, 124_439_808),
     }
     assert CASES["backward"].layers == 200
+    assert low == {"medium-bf16", "wide-bf16", "large-bf16", "resnet50-bf16"}
+    for name in low:
+        same = CASES[name.removesuffix("-bf16")]
+        assert CASES[name].shapes == same.shapes
+        assert CASES[name].nbytes == same.nbytes / 2
+        assert CASES[name].title == f"{same.title}, bfloat16"
+
+
+def test_some_cases_are_measured_with_some_optimizers():
+    assert {case.optimizers for case in CASES.values()} == {
+        (),
+        ("SGD", "AdamW", "RMSprop"),
+    }
+    contenders(CASES["gpt2"].optimizers)
 
 
 def test_sides_have_tensors_of_their_own_that_start_alike():
-    tensors = Tensors(PLAIN)
+    tensors = Tensors(PLAIN_CASE)
     first, before = tensors.side(0)
     with torch.no_grad():
         first[0].fill_(7)
@@ -64,12 +112,20 @@ def test_sides_have_tensors_of_their_own_that_start_alike():
     again, _ = tensors.side(0)
 
     assert before is None
-    assert [tuple(param.shape) for param in first] == [*PLAIN.shapes]
+    assert [tuple(param.shape) for param in first] == [*PLAIN_CASE.shapes]
     for a, b in zip(again, second, strict=True):
         assert a.data_ptr() != b.data_ptr()
         assert torch.equal(a, b)
         assert torch.equal(a.grad, b.grad)
     assert again[0] is first[0]
+
+
+def test_parameters_and_gradients_are_of_the_dtype_of_the_case():
+    case = Case("low", "Low", 0.0, "µs", ((4,), (2, 3)), dtype=torch.bfloat16)
+    params, _ = Tensors(case).side(0)
+
+    assert {param.dtype for param in params} == {torch.bfloat16}
+    assert {param.grad.dtype for param in params} == {torch.bfloat16}
 
 
 def test_a_network_makes_its_gradients_anew():
@@ -117,6 +173,8 @@ def test_contenders_go_by_name():
 def test_torch_is_measured_in_every_implementation_that_it_has():
     assert [*torch_implementations("AdamW")] == ["for-loop", "foreach", "fused"]
     assert [*torch_implementations("RMSprop")] == ["for-loop", "foreach"]
+    assert [*torch_implementations("Adafactor")] == ["for-loop", "foreach"]
+    assert [*torch_implementations("Muon")] == ["torch"]
     assert torch_implementations("NoSuchThing") == {}
 
 
@@ -218,7 +276,7 @@ def test_quiet_puts_everything_back():
 
 
 def test_a_step_is_measured_on_all_sides():
-    (result,) = measure(PLAIN, [Contender("AdamW")], (1,))
+    (result,) = measure(PLAIN_CASE, [Contender("AdamW")], (1,))
 
     assert [*result.times] == [POLYAK, "for-loop", "foreach", "fused"]
     assert result.torch in ("for-loop", "foreach", "fused")
@@ -229,7 +287,7 @@ def test_a_step_is_measured_on_all_sides():
 
 
 def test_all_sides_do_the_same_steps():
-    contender, tensors = Contender("AdamW"), Tensors(PLAIN)
+    contender, tensors = Contender("AdamW"), Tensors(PLAIN_CASE)
     ends = []
     for index, make in enumerate([contender.polyak, *contender.torch().values()]):
         params, _ = tensors.side(index)
@@ -252,6 +310,25 @@ def test_groups_are_compared_with_one_group_and_memory_with_a_plain_pass():
     assert long.traffic == 1000 * 20
 
 
+def test_the_bandwidth_is_that_of_the_dtype():
+    low = Case("", "", 0.0, "ms", ((1000,),), dtype=torch.bfloat16, bandwidth=True)
+    (found,) = measure(low, [Contender("AdamW")], (1,))
+    seconds = {name: Times((1e-6,)) for name in found.times}
+    found = replace(found, times=seconds)
+
+    assert found.traffic == 1000 * 14
+    assert "| AdamW | bfloat16 | 1 | 14 | 4.00 | 14.0 | 3.50 | 3.50 |" in (
+        step_tables.bandwidth_section([found])
+    )
+
+
+def test_reading_and_writing_everything_is_measured_where_it_is_wanted():
+    case = Case("", "", 0.0, "ms", ((3, 4), (5,)), plain=True)
+    (found,) = measure(case, [Contender("Adafactor")], (1,))
+
+    assert PLAIN in found.times
+
+
 def test_a_network_is_measured_with_two_numbers_of_threads():
     results = [*measure(NETWORK, [Contender("RMSprop")], (1, 2))]
 
@@ -260,12 +337,12 @@ def test_a_network_is_measured_with_two_numbers_of_threads():
 
 def test_an_optimizer_that_torch_lacks_has_no_ratio(monkeypatch):
     monkeypatch.setattr(Contender, "torch", lambda self: {})
-    (result,) = measure(PLAIN, [Contender("SGD")], (1,))
+    (result,) = measure(PLAIN_CASE, [Contender("SGD")], (1,))
 
     assert result.torch is None
     assert result.ratio() is None
-    assert "| SGD | – |" in report.glance_section([result])
-    assert "| SGD | 1 | – | – | " in report.step_section([result])
+    assert "| SGD | – |" in step_tables.glance_section([result])
+    assert "| SGD | 1 | – | – | " in step_tables.step_section([result])
 
 
 def test_team_and_single_thread_take_turns_and_the_thresholds_come_back():
@@ -279,7 +356,7 @@ def test_team_and_single_thread_take_turns_and_the_thresholds_come_back():
     ]
     assert [grain.grain for grain in grains] == [1 << 16, 1 << 18] * 2
     assert before == (engine_team.SERIAL_BYTES, engine_team.GRAIN_BYTES)
-    assert "| SGD | 144 | " in report.team_section(2, sizes, grains)
+    assert "| SGD | 144 | " in team.section(2, sizes, grains)
 
 
 def test_memory_is_that_of_a_step_in_a_process_of_its_own(monkeypatch):
@@ -300,6 +377,18 @@ def test_first_steps_and_imports(tmp_path):
     assert set(first) == {"made", "first", "third"}
     assert [*tmp_path.iterdir()]
     assert min(fresh.imports(1).values()) > 0
+
+
+def test_a_case_that_does_not_fit_into_memory_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(command, "free_memory", lambda: 16.0 * PLAIN_CASE.nbytes)
+    monkeypatch.setattr(command, "CASES", {"plain": PLAIN_CASE})
+
+    assert [*command._steps(["plain"], ["SGD"], (1,), 0.0)] == []
+    assert "Three tensors: left out" in capsys.readouterr().err
+
+
+def test_free_memory_is_that_of_the_machine():
+    assert machine.free_memory() > 1 << 20
 
 
 # The report
@@ -329,10 +418,38 @@ def test_the_shipped_report_can_be_rewritten():
 # The command line
 
 
+def make_parts_tiny(monkeypatch):
+    """The parts that have a file of tests of their own."""
+    cases, sgd = [PLAIN_CASE], [Contender("SGD")]
+
+    def small(module, name, **arguments):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, partial(function, **arguments))
+
+    small(sweep, "swept", lengths=(8,), contenders=sgd)
+    monkeypatch.setattr(sweep, "MOST_TENSORS", 2)
+    small(overhead, "hosts", counts=(1, 2), optimizers=("SGD",))
+    small(one_pass, "measured", cases=cases, contenders=sgd)
+    square = Case("", "2 x 3", 0.0, "ms", ((2, 3),), plain=True)
+    small(matrices, "measured", matrices={"Adafactor": [square]})
+    small(training, "trained", networks={"two weights": two_weights}, contenders=sgd)
+    small(neighbour, "disturbed", cases=cases, contenders=sgd)
+    twin = peers.Peer(
+        "twin", "torch", lambda: {"SGD": lambda p: torch.optim.SGD(p).step}
+    )
+    small(peers, "loaded", peers=(twin,))
+    small(encounters, "encounters", cases=cases, contenders=sgd)
+
+
+def two_weights():
+    network = torch.nn.Linear(1, 1)
+    return network, lambda: network(torch.ones(1)).square().sum()
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """All of the benchmarks, made small."""
-    cases = {case.name: case for case in (PLAIN, GROUPS, NETWORK, LONG)}
+    cases = {case.name: case for case in (PLAIN_CASE, GROUPS, NETWORK, LONG)}
     monkeypatch.setattr(command, "CASES", cases)
     monkeypatch.setattr(command, "contenders", lambda names=(): [Contender("SGD")])
     stepped, curves = schedules.stepped, schedules.curves
@@ -341,6 +458,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(schedules, "curves", partial(curves, ["cosine(9)"], 9))
     averaged, case = averages.averaged, averages.Case("Three of 5", 3, 5)
     monkeypatch.setattr(averages, "averaged", partial(averaged, cases=[case]))
+    in_step = averages.in_step
+    monkeypatch.setattr(averages, "in_step", partial(in_step, cases=[case]))
+    make_parts_tiny(monkeypatch)
     memory = fresh.Memory("SGD", "polyak", 4, 0, 8)
     monkeypatch.setattr(fresh, "memory", lambda names: [memory])
     first = fresh.First("polyak", 0.001, 0.1, 0.0001)
@@ -358,7 +478,7 @@ def test_everything_goes_into_the_report(tmp_path):
     assert done.exit_code == 0, done.output
     assert text.startswith("Read me.\n")
     assert f"- torch: {torch.__version__}" in text
-    for case in (PLAIN, GROUPS, NETWORK, LONG):
+    for case in (PLAIN_CASE, GROUPS, NETWORK, LONG):
         assert f"### {case.title}\n\n| optimizer | threads |" in text
     assert "| SGD | polyak | 0 | 7.63e-06 | 2.00 |" in text
     assert "| polyak | 1.00 | 100 | 0.100 |" in text
@@ -367,6 +487,9 @@ def test_everything_goes_into_the_report(tmp_path):
     assert "### `scheduler.step()`, 3 groups" in text
     assert "| Three of 5 | 1 |" in text
     assert "### `schedule.value_at`, 9 steps" in text
+    for name in (pictures.BY_SIZE, pictures.BY_NUMBER):
+        assert f"](pictures/{name})" in text
+        assert (tmp_path / "pictures" / name).read_text().startswith("<?xml")
 
 
 @pytest.mark.usefixtures("tiny")
@@ -374,7 +497,14 @@ def test_everything_goes_into_the_report(tmp_path):
     ("arguments", "shown"),
     [
         (("step", "--case", "plain", "--threads", 1), "### Three tensors"),
-        (("bandwidth", "--threads", 1), "| SGD | 1 | 12 |"),
+        (("bandwidth", "--threads", 1), "| SGD | float32 | 1 | 12 |"),
+        (("sweep", "--threads", 1), "| 2 x 8 |"),
+        (("overhead",), "| SGD | 2 |"),
+        (("whole", "--threads", 1), "| Three tensors | SGD |"),
+        (("matrices", "--threads", 1), "### Adafactor"),
+        (("training", "--threads", 1), "| two weights | SGD |"),
+        (("neighbour", "--threads", 1), "| Three tensors | SGD |"),
+        (("peers", "--threads", 1), "| Three tensors | SGD | 1 | twin |"),
         (("memory",), "| SGD | polyak |"),
         (("startup",), "| polyak, after torch |"),
         (("schedules",), "| `StepLR(optimizer, 2)` |"),
@@ -393,7 +523,7 @@ def test_parts_are_printed(arguments, shown, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("step", "--case", "tiny"), "there is no 'tiny' among small, medium"),
+        (("step", "--case", "teeny"), "there is no 'teeny' among small, tiny"),
         (("step", "-o", "adma"), "there is no 'adma' among Adadelta"),
         (("--out", "nowhere/results.md"), "nowhere/results.md"),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import swa_utils as torch_swa
 
-from benchmarks import averages, report
+from benchmarks import averages
 from benchmarks.timing import Times
 from polyak import swa_utils
 
@@ -53,9 +53,7 @@ def test_traffic_is_that_of_float32_averages():
 
     assert result.moved == 20 * (2 + 4 + 4) / 0.5
     assert result.bandwidth == 20 * (2 + 2) / 0.5
-    assert "| few | 1 | 500000 / 750000 / 1000000 |" in (
-        report.averages_section([result], [])
-    )
+    assert "| few | 1 | 500000 / 750000 / 1000000 |" in (averages.section([result], []))
 
 
 @pytest.mark.parametrize("name", averages.STEPS)
@@ -81,5 +79,5 @@ def test_a_step_with_an_average_is_that_on_both_sides(name):
 def test_the_report_says_what_a_step_costs():
     case, fast, slow = averages.Case("few", 2, 10), Times((1.0,)), Times((3.0,))
     result = averages.InStep(case, "SGD", 1, slow, fast, fast)
-    assert "| few | SGD | 1 |" in report.averages_section([], [result])
-    assert "3.00" in report.averages_section([], [result])
+    assert "| few | SGD | 1 |" in averages.section([], [result])
+    assert "3.00" in averages.section([], [result])

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler as torch_schedulers
 
 import polyak
-from benchmarks import report, schedules
+from benchmarks import schedules
 from benchmarks.timing import Times
 
 
@@ -54,7 +54,7 @@ def test_schedulers_are_measured_with_each_number_of_groups():
         (text, 3),
         (text, 1),
     ]
-    section = report.schedules_section(found, [])
+    section = schedules.section(found, [])
     assert "### `scheduler.step()`, 3 groups\n\n| scheduler | torch, µs |" in section
     assert "### `scheduler.step()`, 1 group\n" in section
 
@@ -64,7 +64,7 @@ def test_a_schedule_in_turn_takes_what_all_of_its_steps_would():
 
     assert curve.all_in_turn == 200
     assert "| `a \\| b` | 200000 | 250 / 375 / 500 | 800.00 |" in (
-        report.schedules_section([], [curve])
+        schedules.section([], [curve])
     )
 
 

@@ -1,0 +1,118 @@
+"""A spinning neighbour: a step while another process spins on every core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .cases import CASES, Case
+from .contenders import Contender
+from .markdown import number, table, times
+from .step import POLYAK, sides
+from .timing import Side, Times, fastest, interleave, quiet
+
+__all__ = ["OPTIMIZERS", "Disturbed", "disturbed", "section", "spinning"]
+
+OPTIMIZERS = (Contender("SGD", {"momentum": 0.9}), Contender("AdamW"))
+STEPS = tuple(CASES[name] for name in ("small", "medium", "resnet50"))
+
+SPIN = "while True: pass"
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """A step's times without the neighbour and with it.
+
+    Attributes:
+        torch: the fastest of torch's implementations without the neighbour.
+        quiet: by side: polyak, and that of torch.
+        busy: the same with the neighbour.
+    """
+
+    case: Case
+    contender: Contender
+    threads: int
+    torch: str
+    quiet: Mapping[str, Times]
+    busy: Mapping[str, Times]
+
+    def worst(self, side: str) -> float:
+        """The 99th percentile with the neighbour, over the median without."""
+        return self.busy[side].p99 / self.quiet[side].median
+
+
+@contextmanager
+def spinning() -> Iterator[list[int]]:
+    """Processes that spin, one on every core that this process may use."""
+    bound = hasattr(os, "sched_setaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if bound else range(os.cpu_count() or 1)
+    spinners: list[subprocess.Popen[bytes]] = []
+    try:
+        for core in cores:
+            spinners.append(subprocess.Popen([sys.executable, "-c", SPIN]))
+            if bound:
+                os.sched_setaffinity(spinners[-1].pid, {core})
+        yield [spinner.pid for spinner in spinners]
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+def disturbed(
+    threads: Sequence[int],
+    cases: Sequence[Case] = STEPS,
+    contenders: Sequence[Contender] = OPTIMIZERS,
+    *,
+    seconds: float = 2.0,
+) -> Iterator[Disturbed]:
+    """Each optimizer on each case: quiet, and then with the neighbour."""
+    for case in cases:
+        for contender in contenders:
+            ready = sides(case, contender)
+            rivals = tuple(contender.torch())
+            for count in threads:
+                yield _disturbed(case, contender, count, ready, rivals, seconds)
+
+
+def _disturbed(
+    case: Case,
+    contender: Contender,
+    threads: int,
+    ready: Mapping[str, Side],
+    rivals: Sequence[str],
+    seconds: float,
+) -> Disturbed:
+    with quiet(threads):
+        alone = interleave(ready, seconds, rivals=rivals)
+        best = fastest(alone, rivals)
+        two = {name: ready[name] for name in (POLYAK, best)}
+        with spinning():
+            busy = interleave(two, seconds)
+    return Disturbed(case, contender, threads, best, alone, busy)
+
+
+def section(results: Iterable[Disturbed]) -> str:
+    """Quiet and disturbed times side by side."""
+    headers = ["parameters", "optimizer", "threads", "", "unit", "quiet", "disturbed"]
+    headers += ["disturbed 99th / quiet median", "repeats"]
+    rows = [
+        [
+            result.case.title,
+            result.contender.name,
+            str(result.threads),
+            side if side == POLYAK else f"torch, {side}",
+            result.case.unit,
+            times(result.quiet[side], result.case.unit),
+            times(result.busy[side], result.case.unit),
+            number(result.worst(side)),
+            str(len(result.busy[side].seconds)),
+        ]
+        for result in results
+        for side in (POLYAK, result.torch)
+    ]
+    return f"## A spinning neighbour on every core\n\n{table(headers, rows)}"
