@@ -63,7 +63,7 @@ def everything(
     scale: Scale = 1.0,
     out: Annotated[Path, typer.Option(help="The report to write.")] = RESULTS,
 ) -> None:
-    """Without a command: run all parts and rewrite the report, in some minutes."""
+    """Without a command: run all parts and rewrite the report, in a quarter of an hour."""
     if context.invoked_subcommand is not None:
         return
     try:
@@ -214,18 +214,18 @@ def _steps(
     cases: Iterable[str], names: Iterable[str], threads: tuple[int, ...], scale: float
 ) -> Iterator[Result]:
     """Each case with the optimizers named, or else with its own."""
-    for case in map(CASES.__getitem__, cases):
-        if _fits(case):
-            chosen = contenders(tuple(names) or case.optimizers)
-            yield from _told(measure(case, chosen, threads, scale=scale))
+    for case in _fitting(map(CASES.__getitem__, cases)):
+        chosen = contenders(tuple(names) or case.optimizers)
+        yield from _told(measure(case, chosen, threads, scale=scale))
 
 
-def _fits(case: Case) -> bool:
-    """Whether there is memory for four sides: parameters, gradients and two slots."""
-    fits = 16 * case.nbytes < free_memory()
-    if not fits:
-        print(f"{case.title}: left out, there is not the memory", file=sys.stderr)
-    return fits
+def _fitting(cases: Iterable[Case], sides: int = 4) -> Iterator[Case]:
+    """The cases for which there is the memory: of each side, two slots as well."""
+    for case in cases:
+        if 4 * sides * case.nbytes < free_memory():
+            yield case
+        else:
+            print(f"{case.title}: left out, there is no memory", file=sys.stderr)
 
 
 def _sweep(threads: int, scale: float, folder: Path | None) -> str:
@@ -251,7 +251,8 @@ def _one_pass(threads: tuple[int, ...], scale: float) -> str:
 
 
 def _matrices(threads: int, scale: float) -> str:
-    return matrices.section(_told(matrices.measured((threads,), scale=scale)))
+    cases = {name: [*_fitting(own)] for name, own in matrices.MATRICES.items()}
+    return matrices.section(_told(matrices.measured((threads,), cases, scale=scale)))
 
 
 def _training(threads: int, scale: float) -> str:
@@ -264,7 +265,8 @@ def _neighbour(threads: tuple[int, ...], scale: float) -> str:
 
 def _peers(threads: int, scale: float) -> str:
     there, absent = peers.loaded()
-    found = encounters.encounters(there, threads, seconds=2 * scale)
+    cases = [*_fitting(encounters.ENCOUNTERS, sides=4 + len(there))]
+    found = encounters.encounters(there, threads, cases, seconds=2 * scale)
     return encounters.section(found, there, absent)
 
 

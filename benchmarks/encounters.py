@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from torch import Tensor
 from .cases import CASES, Case, Tensors
 from .contenders import Contender
 from .markdown import NONE, number, table, times, times_faster
-from .peers import Makers, Peer, Step
+from .peers import Makers, Peer, Step, hushed
 from .step import POLYAK
 from .timing import Side, Times, interleave, quiet
 
-__all__ = ["OPTIMIZERS", "Encounter", "encounters", "section"]
+__all__ = ["ENCOUNTERS", "OPTIMIZERS", "Encounter", "encounters", "section"]
 
 OPTIMIZERS = (
     Contender("AdamW"),
@@ -59,7 +58,7 @@ class Encounter:
 def encounters(
     peers: Mapping[Peer, Makers],
     threads: int,
-    cases: Sequence[Case] = ENCOUNTERS,
+    cases: Sequence[Case],
     contenders: Sequence[Contender] = OPTIMIZERS,
     *,
     seconds: float = 2.0,
@@ -125,8 +124,7 @@ def _begun(
 
     starts = [param.detach().clone() for param in params]
     before()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with hushed():
         side = Side(make(params), before)
         for _ in range(COMPARED):
             side.repeat()

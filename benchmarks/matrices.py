@@ -52,7 +52,7 @@ MATRICES: Mapping[str, tuple[Case, ...]] = {
 
 def measured(
     threads: Sequence[int],
-    matrices: Mapping[str, Sequence[Case]] = MATRICES,
+    matrices: Mapping[str, Sequence[Case]],
     *,
     scale: float = 1.0,
 ) -> Iterator[Result]:

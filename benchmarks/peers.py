@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PEERS", "Makers", "Peer", "Step", "loaded"]
+__all__ = ["PEERS", "Makers", "Peer", "Step", "hushed", "loaded"]
 
 Params = list[Tensor]
 Step = Callable[[], object]
@@ -47,14 +49,21 @@ def loaded(
     absent: dict[Peer, str] = {}
     for peer in PEERS if peers is None else peers:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with hushed():
                 there[peer] = peer.load()
         except ModuleNotFoundError as error:
             absent[peer] = f"not installed, there is no {error.name}"
         except Exception as error:  # whatever a library's import may raise
             absent[peer] = f"cannot be imported: {error!r}".splitlines()[0]
     return there, absent
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without warnings, and with nothing but the report in the output."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 SGD, MOMENTUM = "SGD(momentum=0.9)", {"lr": 1e-3, "momentum": 0.9}

@@ -431,14 +431,15 @@ def make_parts_tiny(monkeypatch):
     small(overhead, "hosts", counts=(1, 2), optimizers=("SGD",))
     small(one_pass, "measured", cases=cases, contenders=sgd)
     square = Case("", "2 x 3", 0.0, "ms", ((2, 3),), plain=True)
-    small(matrices, "measured", matrices={"Adafactor": [square]})
+    monkeypatch.setattr(matrices, "MATRICES", {"Adafactor": [square]})
     small(training, "trained", networks={"two weights": two_weights}, contenders=sgd)
     small(neighbour, "disturbed", cases=cases, contenders=sgd)
     twin = peers.Peer(
         "twin", "torch", lambda: {"SGD": lambda p: torch.optim.SGD(p).step}
     )
     small(peers, "loaded", peers=(twin,))
-    small(encounters, "encounters", cases=cases, contenders=sgd)
+    monkeypatch.setattr(encounters, "ENCOUNTERS", cases)
+    small(encounters, "encounters", contenders=sgd)
 
 
 def two_weights():

@@ -1,5 +1,7 @@
 """Other libraries take part if they are there, and what they do is compared."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -63,6 +65,19 @@ def test_who_is_not_there_is_left_out_with_the_reason():
     assert f"- twin: torch {torch.__version__}" in section
     assert "- a: left out, not installed, there is no no_such_library" in section
     assert "- b: left out, cannot be imported: OSError('on purpose" in section
+
+
+def test_what_a_library_prints_and_warns_of_stays_out_of_the_report(capsys):
+    def talk():
+        print("hello")
+        warnings.warn("careful", stacklevel=1)
+        return {}
+
+    there, _ = loaded([Peer("talker", "torch", talk)])
+    out, err = capsys.readouterr()
+
+    assert len(there) == 1
+    assert (out, err) == ("", "hello\n")
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD(momentum=0.9)", "RMSprop", "Adagrad"])
