@@ -63,7 +63,7 @@ def everything(
     scale: Scale = 1.0,
     out: Annotated[Path, typer.Option(help="The report to write.")] = RESULTS,
 ) -> None:
-    """Without a command: run all parts and rewrite the report, in a quarter of an hour."""
+    """Without a command: run all parts, in a quarter of an hour, for the report."""
     if context.invoked_subcommand is not None:
         return
     try:
