@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,24 +148,6 @@ class Writer:
         count = self.code.multiply(*counts)
         divisor = self.code.emit(f"uitofp i64 {count} to {self.real}")
         return self.code.emit(f"fdiv contract {self.real} {value}, {divisor}")
-
-    @contextmanager
-    def over(self, extent: Extent) -> Iterator[Place]:
-        """A loop over all of a tensor's values of an extent that is not a number's."""
-        code, whole = self.code, {Extent.WHOLE: "0"}
-        if extent is Extent.WHOLE:
-            yield whole
-            return
-        of_matrix = code.multiply("%rows", "%columns")
-        with code.loop("0", code.divide("%length", of_matrix)) as matrix:
-            place = {**whole, Extent.MATRIX: matrix}
-            if extent is Extent.MATRIX:
-                yield place
-                return
-            count = "%rows" if extent is Extent.ROW else "%columns"
-            before = code.multiply(matrix, count)
-            with code.loop("0", count) as index:
-                yield {**place, extent: code.add(before, index)}
 
 
 class Values:

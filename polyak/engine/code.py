@@ -5,7 +5,7 @@ Variables live in memory here; the optimizer's first act is to put them in regis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = ["Code"]
@@ -81,6 +81,13 @@ class Code:
     def text(self) -> str:
         """The lines, without the function's head and its last instruction."""
         return "\n".join([*self._variables, *self._lines])
+
+    def function(self, name: str, arguments: Sequence[str]) -> str:
+        """The whole as a function that gives nothing."""
+        return (
+            f"define internal void @{name}({', '.join(arguments)}) #0 {{\n"
+            f"entry:\n{self.text}\n  ret void\n}}\n"
+        )
 
     # Whole numbers and addresses
 

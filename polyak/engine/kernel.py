@@ -15,8 +15,9 @@ from .body import Body, declarations
 from .code import Code
 from .formats import Format, format_of
 from .graph import Graph
+from .interludes import interlude_function
 from .listing import listing
-from .loops import interlude_function, pass_function
+from .loops import pass_function
 from .passes import Passes, extent_of, split
 from .regions import Call, cut
 from .table import chunk, loads, member, record_type

@@ -1,8 +1,8 @@
-"""The functions of a kernel: its passes over a tensor's numbers, and its interludes."""
+"""The passes of a kernel over the numbers of a tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import fx
 
@@ -10,12 +10,12 @@ from ..extent import Extent
 from .body import Body, Place, Values, Writer
 from .code import Code
 from .operators import operator_name
-from .passes import Pass, extent_of, is_reduction
+from .passes import Pass, extent_of
 
-__all__ = ["interlude_function", "pass_function"]
+__all__ = ["FEW", "pass_function"]
 
 # Below so many columns, and with as many matrices, matrices are taken together.
-_FEW = 16
+FEW = 16
 
 
 def pass_function(body: Body, index: int) -> str:
@@ -31,7 +31,7 @@ def pass_function(body: Body, index: int) -> str:
         sums.store_whole()
     counts = ["i64 %first", "i64 %last", "i64 %rows", "i64 %columns"]
     parts = [f"ptr noalias %part{index}" for index, _ in enumerate(body.passes.parts)]
-    return _function(f"{body.prefix}pass{index}", [*counts, *body.given, *parts], code)
+    return code.function(f"{body.prefix}pass{index}", [*counts, *body.given, *parts])
 
 
 def _with_rows(this: Pass, writer: Writer) -> None:
@@ -42,8 +42,8 @@ def _with_rows(this: Pass, writer: Writer) -> None:
     whole = code.multiply(code.emit(f"sub i64 {last}, {first}"), size)
     count = code.emit("sub i64 %last, %first")
     is_whole = code.emit(f"icmp eq i64 {whole}, {count}")
-    has_many = code.emit(f"icmp uge i64 {count}, {code.multiply(size, str(_FEW))}")
-    is_narrow = code.emit(f"icmp ult i64 %columns, {_FEW}")
+    has_many = code.emit(f"icmp uge i64 {count}, {code.multiply(size, str(FEW))}")
+    is_narrow = code.emit(f"icmp ult i64 %columns, {FEW}")
     by_matrices = code.emit(f"and i1 {is_narrow}, {has_many}")
     by_matrices = code.emit(f"and i1 {by_matrices}, {is_whole}")
     sums = _Sums(this, writer)
@@ -203,168 +203,3 @@ class _Sums:
         for node in self._along[Extent.WHOLE]:
             value = self.writer.load(self._so_far[node])
             self.writer.save(value, self.body.part(node))
-
-
-class _Interlude:
-    """What is computed between passes."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer, self.body, self.code = writer, writer.body, writer.code
-
-    def run(self, group: Sequence[fx.Node]) -> None:
-        """Compute a reduction, or nodes that extend alike in one loop."""
-        node = group[0]
-        if not is_reduction(node):
-            self._elementwise(group)
-        elif extent_of(node.all_input_nodes[0]) is not Extent.NUMBER:
-            self._reduce(node)
-        elif extent_of(node) is Extent.COLUMN:
-            self._gather_columns(node)
-        elif extent_of(node) is Extent.WHOLE:
-            self._gather_whole(node)
-
-    def _elementwise(self, group: Sequence[fx.Node]) -> None:
-        with self.writer.over(extent_of(group[0])) as place:
-            values = Values(self.writer, place)
-            for node in group:
-                values.compute(node)
-            for node in group:
-                if node in self.body.passes.kept:
-                    values.keep(node)
-
-    def _reduce(self, node: fx.Node) -> None:
-        """A sum of what is no larger than rows or columns."""
-        (operand,) = node.all_input_nodes
-        extent, writer = extent_of(operand), self.writer
-        if extent_of(node) is Extent.WHOLE:
-            total = self._zero()
-            with writer.over(extent) as place:
-                self._add(total, Values(writer, place).of(operand))
-            count = self._count(extent)
-            self._save_sum(node, total, count, "0")
-            return
-        count = "%rows" if extent is Extent.ROW else "%columns"
-        with writer.over(Extent.MATRIX) as place:
-            total = self._zero()
-            before = self.code.multiply(place[Extent.MATRIX], count)
-            with self.code.loop("0", count) as index:
-                here = {**place, extent: self.code.add(before, index)}
-                self._add(total, Values(writer, here).of(operand))
-            self._save_sum(node, total, count, place[Extent.MATRIX])
-
-    def _count(self, extent: Extent) -> str:
-        """How many values of an extent a tensor has."""
-        divisors = {
-            Extent.ROW: ["%columns"],
-            Extent.COLUMN: ["%rows"],
-            Extent.MATRIX: ["%rows", "%columns"],
-        }
-        count = "%length"
-        for divisor in divisors[extent]:
-            count = self.code.divide(count, divisor)
-        return count
-
-    def _gather_whole(self, node: fx.Node) -> None:
-        """The sum of the parts that the chunks have found, in their order."""
-        code, writer = self.code, self.writer
-        total = code.variable("double", "0.0")
-        with code.loop("0", "%pieces") as piece:
-            value = writer.load(self._part(node, piece))
-            if writer.real == "float":
-                value = code.emit(f"fpext float {value} to double")
-            so_far = code.emit(f"load double, ptr {total}")
-            after = code.emit(f"fadd double {so_far}, {value}")
-            code.emit(f"store double {after}, ptr {total}", void=True)
-        found = code.emit(f"load double, ptr {total}")
-        if writer.real == "float":
-            found = code.emit(f"fptrunc double {found} to float")
-        result = code.variable(writer.real, found)
-        self._save_sum(node, result, "%length", "0")
-
-    def _gather_columns(self, node: fx.Node) -> None:
-        code, writer, kept = self.code, self.writer, self.body.kept(node)
-        columns = self._count(Extent.COLUMN)
-        with code.loop("0", columns) as column:
-            writer.save(writer.number(0.0), writer.at(kept, column))
-        with code.loop("0", "%pieces") as piece:
-            first, width = self._columns_of(piece)
-            part = self._part(node, piece, width)
-            with code.loop("0", width) as index:
-                at = writer.at(kept, code.add(first, index))
-                value = writer.load(writer.at(part, index))
-                writer.save(writer.plus(writer.load(at), value), at)
-        if operator_name(node.target) == "mean":
-            with code.loop("0", columns) as column:
-                at = writer.at(kept, column)
-                writer.save(writer.over_count(writer.load(at), "%rows"), at)
-
-    def _columns_of(self, piece: str) -> tuple[str, str]:
-        """The first column that a chunk has, and how many there are."""
-        code = self.code
-        first, count = (
-            code.emit(f"load i64, ptr {code.item(base, piece, 8)}")
-            for base in ("%firsts", "%counts")
-        )
-        size = code.multiply("%rows", "%columns")
-        end = code.emit(f"sub i64 {code.add(first, count)}, 1")
-        first_matrix, last_matrix = code.divide(first, size), code.divide(end, size)
-        matrices = code.emit(f"sub i64 {last_matrix}, {first_matrix}")
-        return (
-            code.multiply(first_matrix, "%columns"),
-            code.multiply(code.add(matrices, "1"), "%columns"),
-        )
-
-    def _part(self, node: fx.Node, piece: str, width: str = "1") -> str:
-        """The address of a chunk's part of a sum."""
-        parts = self.body.passes.parts
-        whole = sum(extent_of(other) is Extent.WHOLE for other in parts)
-        base = self.code.emit(f"load ptr, ptr {self.code.item('%parts', piece, 8)}")
-        place = parts.index(node)
-        if extent_of(node) is Extent.WHOLE:
-            return self.writer.at(base, str(place))
-        before = self.code.multiply(str(place - whole), width)
-        return self.writer.at(base, self.code.add(str(whole), before))
-
-    def _zero(self) -> str:
-        return self.code.variable(self.writer.real, self.writer.number(0.0))
-
-    def _add(self, total: str, value: str) -> None:
-        self.writer.save(self.writer.plus(self.writer.load(total), value), total)
-
-    def _save_sum(self, node: fx.Node, total: str, count: str, index: str) -> None:
-        value = self.writer.load(total)
-        if operator_name(node.target) == "mean":
-            value = self.writer.over_count(value, count)
-        self.writer.save(value, self.writer.at(self.body.kept(node), index))
-
-
-def interlude_function(body: Body, index: int) -> str:
-    """What is computed of a tensor of ``%length`` numbers after a pass.
-
-    Its ``%pieces`` chunks begin at ``%firsts`` and have ``%counts`` numbers, and their
-    parts of the sums are at ``%parts``.
-    """
-    code = Code()
-    writer = Writer(body, code)
-    for group in body.passes.passes[index].after:
-        _Interlude(writer).run(group)
-    if index == len(body.passes.passes) - 1:
-        for extent in (Extent.ROW, Extent.COLUMN):
-            small = [
-                name for name in body.passes.small if body.graph.extent(name) is extent
-            ]
-            if small:
-                with writer.over(extent) as place:
-                    Values(writer, place).store(small)
-    counts = ["i64 %length", "i64 %rows", "i64 %columns", "i64 %pieces"]
-    chunks = ["ptr %firsts", "ptr %counts", "ptr %parts"]
-    return _function(
-        f"{body.prefix}after{index}", [*counts, *chunks, *body.given], code
-    )
-
-
-def _function(name: str, arguments: Sequence[str], code: Code) -> str:
-    return (
-        f"define internal void @{name}({', '.join(arguments)}) #0 {{\n"
-        f"entry:\n{code.text}\n  ret void\n}}\n"
-    )
