@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Graph:
         node = self.tensors.get(name)
         return Extent.NUMBER if node is None else node.meta["extent"]
 
-    @property
+    @functools.cached_property
     def has_rows(self) -> bool:
         """Whether the rule tells a parameter's rows from its columns."""
         return any(

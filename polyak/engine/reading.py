@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from ..schema import NUMBER, Schema
 from .graph import Graph
+from .regions import why_not_cut
 from .scalars import Evaluated, ScalarProgram, scalar_program
 from .trace import trace
 
@@ -37,6 +39,11 @@ class Reading:
 
     graph: Graph
     program: ScalarProgram
+
+    @functools.cached_property
+    def objection(self) -> str | None:
+        """Why no kernel can serve, whatever the parameter, or None."""
+        return why_not_cut(self.graph) if self.graph.leaves else None
 
 
 _readings: WeakKeyDictionary[Schema, dict[Situation, list[Reading]]] = (

@@ -18,7 +18,6 @@ from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
-from .regions import why_not_cut
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -166,9 +165,8 @@ def _judge(
     compiling: bool,
 ) -> str | None:
     graph = reading.graph
-    why = why_not_cut(graph) if graph.leaves else None
-    if why is not None:
-        return why
+    if reading.objection is not None:
+        return reading.objection
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
     if graph.has_rows and member.param.dim() < 2:
