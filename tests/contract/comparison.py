@@ -132,7 +132,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+    # Copied: what has but one number counts as contiguous with any stride.
+    dense = tensor.resolve_conj().clone(memory_format=torch.contiguous_format)
+    return dense.view(-1).view(torch.uint8)
 
 
 # What must stay as it is

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+import polyak
 from tests.contract.comparison import assert_same, assert_same_training
 from tests.contract.harness import (
     advance,
@@ -71,6 +72,35 @@ def test_values_are_those_of_torchs_optimizer(name, scheduler, lr):
         actual.state_dict()["param_groups"], expected.state_dict()["param_groups"]
     )
     assert_same_training(actual, expected, case_of(name).ulps * STEPS, {})
+
+
+@every_optimizer
+@pytest.mark.parametrize("scheduler", ["OneCycleLR", "LambdaLR", "SequentialLR"])
+def test_polyaks_schedulers_do_the_same(name, scheduler, monkeypatch):
+    """On every optimizer: rates and momentum but for rounding, and the steps."""
+    expected, due = trained(name, reference(name), scheduler, 0.05)
+    monkeypatch.setitem(globals(), "lr_scheduler", polyak.lr_scheduler)
+    actual, rates = trained(name, ours(name), scheduler, 0.05)
+    assert rates == pytest.approx(due, rel=1e-14)
+    assert_same_training(actual, expected, case_of(name).ulps * STEPS, {})
+
+
+@every_optimizer
+def test_a_schedule_sets_every_number_of_a_group(name):
+    """Each hyperparameter that is a number, not the rate alone."""
+    optimizer = make(ours(name), parameters(name), case_of(name).stateful)
+    begin = {
+        key: value
+        for key, value in optimizer.param_groups[0].items()
+        if type(value) is float and value
+    }
+    half = polyak.schedules.constant(0.5)
+    scheduler = polyak.Scheduler(optimizer, **dict.fromkeys(begin, half))
+    for step in range(2):
+        advance(name, optimizer, params_of(optimizer), step)
+        scheduler.step()
+    group = optimizer.param_groups[0]
+    assert {key: group[key] for key in begin} == {k: v / 2 for k, v in begin.items()}
 
 
 @every_optimizer
