@@ -22,6 +22,9 @@ from tests.fuzz.side import Side
 
 Distances = dict[str, float]
 
+# Newton and Schulz's polynomial cancels to a fraction of its terms, in any case.
+MORE_ULPS = {"Muon": 4}
+
 NUDGES = (1, 2, 3)
 # How much farther than torch on nudged numbers polyak may be: the noise is random, too.
 AMPLIFIED = 16
@@ -47,7 +50,7 @@ def check(scenario: Scenario) -> str:
             return "refused"
         steps += isinstance(event, Step)
         found = _distances(ours, torchs, scales)
-        allowed = case.ulps * max(steps, 1)
+        allowed = case.ulps * MORE_ULPS.get(scenario.name, 1) * max(steps, 1)
         far = {path: ulps for path, ulps in found.items() if not ulps <= allowed}
         if far:
             astray = _astray(scenario, index)

@@ -58,11 +58,11 @@ def gradient(
 ) -> Tensor:
     """A gradient: the same numbers for a parameter held in any dtype."""
     values = randn(spec.shape, getattr(torch, spec.dtype), rng) * scale
+    if layout == "sparse":
+        return (sparse_gradient(values, rng) * scale).to(param.dtype)
     if bad is not None and values.numel():
         values.view(-1)[-1] = bad
     values = values.to(param.dtype)
     if layout == "like":
         return torch.empty_like(param, requires_grad=False).copy_(values)
-    if layout == "sparse":
-        return sparse_gradient(values, rng) * scale
     return lay(values, layout)
