@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..extent import Extent
 from ..slot import number
 from . import jit, team, torch_abi
 from .around import Around, stacks
@@ -124,7 +125,10 @@ class Bucket:
         dtypes = [role[0].dtype for role in (*written, grads, *numbers)]
         spans = np.array([[t.nbytes for t in role] for role in (*written, grads)])
         # A gradient lies like its parameter, and so does a slot that is as large.
-        shapes, shape_at = _shapes([*written, params])
+        small = [extent is not Extent.NUMBER for extent in members[0].extents()]
+        slots = zip(small, written[1:], strict=True)
+        forms = [params, *(slot if is_small else params for is_small, slot in slots)]
+        shapes, shape_at = _shapes([*forms, params])
         sizes = _sizes(params, self.kernel.passes.has_rows)
         chunks = _chunks(sizes, self.kernel.passes.has_rows)
         self._arguments = self.reading.graph.arguments()
@@ -247,16 +251,20 @@ def _shapes(
     """
     records: list[int] = [0]
     starts: dict[tuple[int, ...], int] = {(0,): 0}
-    start_of = []
-    for tensor in itertools.chain(*roles):
-        pairs = zip(tensor.shape, tensor.stride(), strict=True)
-        record = (tensor.dim(), *(number for pair in pairs for number in pair))
-        if record not in starts:
-            starts[record] = len(records)
-            records.extend(record)
-        start_of.append(starts[record])
-    places = np.array(start_of, np.int64).reshape(len(roles), -1)
-    return np.array(records, np.int64), places
+    start_of: dict[int, list[int]] = {}
+    for role in roles:
+        if id(role) in start_of:
+            continue
+        start_of[id(role)] = places = []
+        for tensor in role:
+            pairs = zip(tensor.shape, tensor.stride(), strict=True)
+            record = (tensor.dim(), *itertools.chain(*pairs))
+            if record not in starts:
+                starts[record] = len(records)
+                records.extend(record)
+            places.append(starts[record])
+    rows = [start_of[id(role)] for role in roles]
+    return np.array(records, np.int64), np.array(rows, np.int64)
 
 
 def _sizes(params: Sequence[Tensor], has_rows: bool) -> npt.NDArray[Any]:

@@ -68,8 +68,7 @@ def objection(
         if not same_layout(tensor, param):
             return f"the {what} is {_form(tensor)}, the parameter {_form(param)}"
     for slot, extent in tensors.slots:
-        due = extent.shape(param.shape)
-        if extent is not Extent.NUMBER and not _is_small(slot, due):
+        if extent is not Extent.NUMBER and not _is_small(slot, extent, param):
             return f"a state of each {extent} is {_form(slot)}"
     written = (param, *(slot for slot, _ in tensors.slots))
     if any(overlap(tensors.grad, tensor) for tensor in written):
@@ -84,8 +83,8 @@ def _form(tensor: Tensor) -> str:
     return f"{kind}, of shape {tuple(tensor.shape)} and strides {tensor.stride()}"
 
 
-def _is_small(slot: Tensor, shape: tuple[int, ...]) -> bool:
-    return slot.shape == shape and slot.is_contiguous()
+def _is_small(slot: Tensor, extent: Extent, param: Tensor) -> bool:
+    return slot.shape == extent.shape(param.shape) and slot.is_contiguous()
 
 
 def _is_number(value: Any) -> bool:
