@@ -27,7 +27,8 @@ class Served:
         name: its name where the optimizer has names, its number otherwise.
         shape: its shape.
         dtype: its dtype.
-        engine: ``"cpu"``, one fused kernel, or ``"eager"``, the rule called on tensors.
+        engine: ``"cpu"`` or ``"triton"``, one fused kernel, or ``"eager"``, the rule
+            called on tensors.
         why: the reason for the eager engine.
         kernel: number of the kernel in :attr:`Explanation.kernels`.
         rule: the optimizer whose rule it is, in a :class:`~polyak.Mixed`.
@@ -65,7 +66,7 @@ class Explanation:
     show_kernels: bool = False
 
     def __str__(self) -> str:
-        fused = sum(served.engine == "cpu" for served in self.served)
+        fused = sum(served.why is None for served in self.served)
         kernels = f"{len(self.kernels)} kernel{'s' * (len(self.kernels) != 1)}"
         lines = [
             f"{self.optimizer}: {fused} of {len(self.served)} parameters in {kernels}"
@@ -122,7 +123,7 @@ def explain(optimizer: Optimizer, *, kernel: bool = False) -> Explanation:
                     kernels.append(made)
                 number = kernels.index(made)
             param = verdict.member.param
-            engine = "cpu" if verdict.why is None else "eager"
+            engine = verdict.engine if verdict.why is None else "eager"
             name, shape = names[id(param)], tuple(param.shape)
             kind = verdict.member.schema.owner
             rule = None if kind == owner else kind
@@ -154,7 +155,11 @@ def _stand_ins(
     owner: Optimizer, group: Group, param: torch.Tensor, missing: list[str]
 ) -> dict[str, Any]:
     """State that is to be made: of tensors like the parameter, untouched memory."""
-    made = state_to_come(owner, {**group, "capturable": False}, param, missing)
+    on_host = {"capturable": False, "fused": None}
+    made = state_to_come(owner, {**group, **on_host}, param, missing)
+    for name in owner.schema.numbers(owner.schema.present(group, param)):
+        if name in made and (group.get("capturable") or group.get("fused")):
+            made[name] = made[name].to(param.device)
     for name, value in made.items():
         if isinstance(value, torch.Tensor) and value.is_meta:
             made[name] = torch.empty_like(value, device=param.device)

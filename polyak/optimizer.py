@@ -246,6 +246,22 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
             return bool(plan.run(self))
 
+    def refresh(self) -> None:
+        """Let captured steps use the hyperparameters as they are now.
+
+        A CUDA graph that holds a step reads tensors among the hyperparameters by
+        itself. Numbers that were changed, by a scheduler or by hand, reach it by this
+        call, between two replays, on the stream of the replays.
+
+        Raises:
+            RuntimeError: the change asks for another kernel: the step must be captured
+                again.
+        """
+        from .engine.triton.captures import refresh
+
+        with torch.no_grad():
+            refresh(self)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
 

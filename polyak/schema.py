@@ -157,17 +157,24 @@ def read_schema(
     )
 
 
-def skeleton(value: Any, numbers: list[float]) -> Any:
+def skeleton(
+    value: Any, numbers: list[float], read: Callable[[Tensor], float] = Tensor.item
+) -> Any:
     """Split a hyperparameter: numbers go to the list, what they sit in is returned.
+
+    Args:
+        value: the hyperparameter.
+        numbers: gets the numbers.
+        read: makes a number of a tensor.
 
     >>> numbers = []
     >>> skeleton((None, 0.5), numbers), numbers
     ((None, NUMBER), [0.5])
     """
     if isinstance(value, tuple | list):
-        return tuple(skeleton(part, numbers) for part in value)
+        return tuple(skeleton(part, numbers, read) for part in value)
     if isinstance(value, Tensor) and value.numel() == 1:
-        numbers.append(value.item())
+        numbers.append(read(value))
         return NUMBER
     if isinstance(value, Real) and not isinstance(value, bool):
         numbers.append(value if isinstance(value, int | float) else float(value))

@@ -223,7 +223,8 @@ class Stateful:
 
 def _as_number(param: Tensor, value: Any, group: Group) -> Tensor:
     """A number of the state: a 0-d tensor, which torch keeps on the CPU."""
-    device = param.device if group.get("capturable") else torch.device("cpu")
+    kept = group.get("capturable") or group.get("fused")
+    device = param.device if kept else torch.device("cpu")
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.detach().to(device, copy=True)
     return torch.tensor(number(value), dtype=_number_dtype(), device=device)

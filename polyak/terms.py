@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine.stands import epsilon
+from .engine.stands import Scalar, epsilon
 
 __all__ = ["ema", "epsilon", "lerp", "where"]
 
@@ -55,4 +55,6 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     """
     if isinstance(condition, Tensor):
         return torch.where(condition, x, y)
+    if isinstance(condition, Scalar):
+        return condition.choose(x, y)
     return x if condition else y

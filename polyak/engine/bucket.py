@@ -55,7 +55,12 @@ class Bucket:
         kernel: the kernel made from it.
         formats: the storage of each tensor.
         members: parameters of these formats, with the same rule and slots.
+
+    Attributes:
+        scalars_stay: a step reads nothing from a device.
     """
+
+    scalars_stay = False
 
     def __init__(
         self,
@@ -66,8 +71,7 @@ class Bucket:
     ) -> None:
         self.schema, self.reading, self.kernel = members[0].schema, reading, kernel
         self.formats, self.members = formats, list(members)
-        self.number_names = self.schema.numbers(members[0].present)
-        self.library = jit.compile_ir(kernel.ir)
+        self.number_names = self._held_numbers()
 
         cells: dict[tuple[int, Numbers], int] = {}
         cell_of = [
@@ -99,6 +103,15 @@ class Bucket:
 
     def _kind(self, cell_of: Sequence[int], index: int) -> Any:
         return cell_of[index], tuple(self.members[index].param.shape)
+
+    def _held_numbers(self) -> tuple[str, ...]:
+        """The numbers of the state that the host keeps."""
+        return self.schema.numbers(self.members[0].present)
+
+    def _entry(self) -> int:
+        """The native function that works off the table."""
+        self.library = jit.compile_ir(self.kernel.ir)
+        return self.library["member0"]
 
     def _numbers(self, member: Member) -> Numbers:
         return tuple(number(member.state[name]) for name in self.number_names)
@@ -168,9 +181,10 @@ class Bucket:
             units=units,
             arguments=arguments,
             grain=team.grain(self._traffic, units),
-            kernel=self.library["member0"],
+            kernel=self._entry(),
             parallel=team.parallel_entry(),
             number_is_double=torch_abi.dtype_code(torch.float64),
+            device=torch_abi.device_code(params[0].device.type),
             **torch_abi.functions(),
         )
         return table

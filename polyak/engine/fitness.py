@@ -1,4 +1,4 @@
-"""Whether the CPU engine can serve a parameter, and if not, why."""
+"""Whether an engine has a kernel for a parameter, and if not, why."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ..slot import Group
 from . import torch_abi
 from .formats import format_of
 from .layout import dense, memory, overlap, same_layout, span
+from .triton.devices import engine_of, no_kernels
+from .triton.source import FORMATS
 
 __all__ = ["Tensors", "objection", "overlapping"]
 
@@ -61,6 +63,9 @@ def objection(
             return why
     if not dense(param):
         return "the parameter's memory has gaps or overlaps itself"
+    for what, tensor in named:
+        if tensor.device != param.device:
+            return f"the {what} is on {tensor.device}, the parameter on {param.device}"
     if in_order and not param.is_contiguous():
         return f"the parameter is not contiguous, but {_form(param)}"
     full = [slot for slot, extent in tensors.slots if extent is Extent.NUMBER]
@@ -75,6 +80,9 @@ def objection(
         return "the gradient overlaps the memory of what is updated"
     if not all(map(_is_number, tensors.numbers)):
         return "a number of the state is no 0-d float tensor on the CPU"
+    homes = {number.device for number in tensors.numbers}
+    if homes - {torch.device("cpu")} - {param.device} or len(homes) > 1:
+        return "the numbers of the state are neither on the CPU nor with the parameter"
     return None
 
 
@@ -101,9 +109,11 @@ def _tensor_objection(what: str, tensor: Tensor) -> str | None:
         return f"the {what} is a {type(tensor).__name__}, a tensor subclass"
     if tensor.is_sparse or tensor.layout is not torch.strided:
         return f"the {what} is sparse"
-    if tensor.device.type != "cpu":
-        return f"no kernels yet for tensors on {tensor.device.type}"
-    if format_of(tensor.dtype) is None:
+    engine = engine_of(tensor.device)
+    if engine is None:
+        return no_kernels(tensor.device)
+    known = FORMATS.get if engine == "triton" else format_of
+    if known(tensor.dtype) is None:
         return f"no kernels for {tensor.dtype}"
     if tensor.is_inference():
         return f"the {what} was made in inference mode"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..groups import named
 from ..slot import number
+from .triton.found import found_on_device
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -33,6 +34,8 @@ def inspect_gradients(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...] | Non
         RuntimeError: a gradient is not finite, and the optimizer has
             ``nonfinite="raise"``.
     """
+    if plan.on_device and not plan.begins and optimizer.nonfinite != "raise":
+        return found_on_device(optimizer, plan)
     given = vars(optimizer)
     found_inf = given.get("found_inf")
     if found_inf is not None and number(found_inf):

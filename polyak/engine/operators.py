@@ -78,6 +78,7 @@ _SAME = {
     "and_": "and",
     "or_": "or",
     "linalg_vector_norm": "norm",
+    "chosen": "where",
     "sgn": "sign",
 }
 

@@ -28,6 +28,7 @@ from .inspection import inspect_gradients
 from .reading import Reading
 from .stacks import Stack, gathered
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
+from .triton.captures import bucket_kind, keep_captured
 from .watch import OTHER, SAME, Watch
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Plan:
     Attributes:
         buckets: what the CPU engine runs.
         eager: what the eager engine runs.
+        on_device: nothing that a step needs is read back from a device.
         injected: what the rules want injected, all of them the same.
     """
 
@@ -82,6 +84,8 @@ class Plan:
             self._assign(optimizer, members)
             groups = optimizer.param_groups
             self._stacks = gathered(groups, self.eager)
+            self.on_device = bool(self.buckets) and not self.eager
+            self.on_device &= all(bucket.scalars_stay for bucket in self.buckets)
         except BaseException:
             self._take_back(optimizer)
             raise
@@ -131,12 +135,12 @@ class Plan:
                 self._run_eagerly(optimizer, verdict, verdict.why)
                 continue
             kernel, _ = kernel_for(optimizer, verdict)
-            key = (verdict.reading, id(kernel), *_dtypes(verdict.member))
+            key = (verdict.reading, verdict.live, id(kernel), *_dtypes(verdict.member))
             shelves.setdefault(key, []).append(verdict)
         for shelf in shelves.values():
             kernel, formats = kernel_for(optimizer, shelf[0])
             fellows = [verdict.member for verdict in shelf]
-            bucket = Bucket(shelf[0].reading, kernel, formats, fellows)
+            bucket = bucket_kind(shelf[0])(shelf[0].reading, kernel, formats, fellows)
             bucket.assign(self._hyperparameters.numbers)
             if bucket.holds():
                 self.buckets.append(bucket)
@@ -175,6 +179,15 @@ class Plan:
             and all(map(self._reads_the_same, self._stacks))
         )
 
+    @property
+    def begins(self) -> bool:
+        """Whether state begins with this step, and goes again if it is left out."""
+        return bool(self._made) or self._brief
+
+    def takes(self, now: Hyperparameters) -> bool:
+        """Whether other hyperparameters differ from the plan's in numbers alone."""
+        return now.structure == self._hyperparameters.structure
+
     def _same_objects(self, optimizer: Optimizer) -> bool:
         seen = self._watch.look(optimizer)
         if seen == OTHER:
@@ -182,7 +195,7 @@ class Plan:
         if seen == SAME and self._hyperparameters.fixed:
             return True
         known, now = self._hyperparameters, Hyperparameters.of(optimizer)
-        if now.structure != known.structure:
+        if not self.takes(now):
             return False
         self._hyperparameters = now
         if now.numbers != known.numbers:
@@ -218,7 +231,7 @@ class Plan:
             optimizer.skipped_steps += 1
             optimizer._counts = False
             return True
-        floats = tuple(map(number, numbers))
+        floats = numbers if self.on_device else tuple(map(number, numbers))
         for bucket in self.buckets:
             if not bucket.prepare(floats):
                 return False
@@ -230,6 +243,8 @@ class Plan:
             stack.update(optimizer.param_groups[stack.group], numbers)
         for bucket in self.buckets:
             bucket.launch()
+        if self.on_device:
+            keep_captured(optimizer, self.buckets)
         if self._makes_objects:  # of numbers that are no tensors
             self._watch = Watch(optimizer)
         return True
@@ -258,6 +273,7 @@ class Plan:
 
 def _dtypes(member: Member) -> Iterator[Any]:
     """What must be equal, beyond the kernel, for members to share a table."""
+    yield member.param.device
     yield member.param.dtype
     yield member.gradient().dtype
     for name, value in member.state.items():

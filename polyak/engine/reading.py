@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from ..schema import NUMBER, Schema
 from .graph import Graph
+from .passes import split
 from .regions import why_not_cut
 from .scalars import Evaluated, ScalarProgram, scalar_program
 from .trace import trace
@@ -26,11 +27,13 @@ class Situation:
         present: the slots there are.
         first: the state was made in this step.
         skeletons: the hyperparameters without their numbers, in the schema's order.
+        live: the numbers stay on a device.
     """
 
     present: tuple[str, ...]
     first: bool
     skeletons: tuple[Any, ...]
+    live: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,11 @@ class Reading:
 
     graph: Graph
     program: ScalarProgram
+
+    @functools.cached_property
+    def is_elementwise(self) -> bool:
+        """Whether all that the rule does is to compute with each number by itself."""
+        return not self.graph.leaves and split(self.graph).is_single
 
     @functools.cached_property
     def objection(self) -> str | None:
@@ -99,6 +107,7 @@ def _make(schema: Schema, situation: Situation, inputs: Sequence[float]) -> Read
         static,
         extents={name: schema.slots[name].extent for name in tensor_slots},
         owner=f"{schema.owner}.rule",
+        live=situation.live,
     )
     return Reading(graph, scalar_program(graph, number_slots))
 

@@ -16,6 +16,7 @@ from typing import Any
 from torch import fx
 
 from .graph import Graph
+from .stands import chosen
 
 __all__ = ["ScalarProgram", "scalar_program"]
 
@@ -85,6 +86,8 @@ def scalar_program(graph: Graph, scalar_slots: tuple[str, ...] = ()) -> ScalarPr
 def _expression(node: fx.Node) -> str:
     operands = [_operand(operand) for operand in node.args]
     target: Any = node.target
+    if target is chosen:
+        return f"{operands[1]} if {operands[0]} else {operands[2]}"
     if target in _PREFIXES:
         return f"{_PREFIXES[target]}({operands[0]})"
     return f"{operands[0]} {_SIGNS[target]} {operands[1]}"

@@ -13,7 +13,12 @@ from ..extent import Extent
 if TYPE_CHECKING:
     from .trace import Tracer
 
-__all__ = ["Mask", "Scalar", "Stand", "Symbol", "epsilon", "flat"]
+__all__ = ["Mask", "Scalar", "Stand", "Symbol", "chosen", "epsilon", "flat"]
+
+
+def chosen(condition: Any, x: Any, y: Any) -> Any:
+    """A choice between scalars, made in each step anew."""
+    return x if condition else y
 
 
 class Stand(fx.Proxy):
@@ -44,6 +49,10 @@ class Stand(fx.Proxy):
 
 class Scalar(Stand):
     """A stand-in for a number, which knows the number."""
+
+    def choose(self, x: Any, y: Any) -> Any:
+        """One of two values, by what this number is in a step."""
+        return self.tracer.choose(self, x, y)
 
     def __int__(self) -> int:
         return self.tracer.fix(self)

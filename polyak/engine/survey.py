@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
+from .triton import source as triton
+from .triton.devices import engine_of
+from .triton.program import program_of
+from .triton.staying import reader, stays, unreadable
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -97,7 +101,8 @@ class Hyperparameters:
             found: list[float] = []
             values = schema.values(group).values()
             fixed = fixed and all(map(_is_fixed, values))
-            shape = tuple(skeleton(value, found) for value in values)
+            read = reader(group, schema)
+            shape = tuple(skeleton(value, found, read) for value in values)
             switches = tuple(group.get(switch) for switch in _SWITCHES)
             structure.append((schema, shape, switches, schema.present(group)))
             skeletons.append(shape)
@@ -119,11 +124,15 @@ class Verdict:
     Attributes:
         reading: the rule as it reads for it.
         why: why it must run eagerly; None where a kernel serves it.
+        engine: whose kernel serves it.
+        live: the scalars stay on the device.
     """
 
     member: Member
     reading: Reading
     why: str | None
+    engine: str = "cpu"
+    live: bool = False
 
 
 def survey(
@@ -135,17 +144,22 @@ def survey(
     compiling, unread = torch.compiler.is_compiling(), watched()
     for member in members:
         schema = member.schema
-        state = tuple(1.0 if unread else number(n) for n in member.numbers())
+        group = optimizer.param_groups[member.group]
+        numbers = known.numbers[member.group]
+        live = stays(group, member, numbers)
+        blind = unread or live
+        state = tuple(1.0 if blind else number(n) for n in member.numbers())
         first = member.first and schema.wants_first
-        key = (member.group, member.present, first, state)
+        key = (member.group, member.present, first, state, live)
         if key not in readings:
             skeletons = known.skeletons[member.group]
-            situation = Situation(member.present, first, skeletons)
-            inputs = schema.inputs(known.numbers[member.group], state)
+            situation = Situation(member.present, first, skeletons, live)
+            inputs = schema.inputs(numbers, state)
             readings[key] = read(schema, situation, inputs)[0]
         reading = readings[key]
-        group = optimizer.param_groups[member.group]
         why = _judge(group, member, reading, clashes, compiling)
+        if why is None:
+            why = unreadable(member, reading.graph, numbers, live)
         if unread:
             why = "a dispatch mode must see every operation of the step"
         elif why is not None and group.get("fused"):
@@ -154,7 +168,8 @@ def survey(
                 f"shape {tuple(member.param.shape)} cannot have one: {why}. Leave "
                 "`fused` at None to let such parameters run eagerly."
             )
-        yield Verdict(member, reading, why)
+        engine = engine_of(member.param.device) or "eager"
+        yield Verdict(member, reading, why, engine, live)
 
 
 def _judge(
@@ -167,6 +182,8 @@ def _judge(
     graph = reading.graph
     if reading.objection is not None:
         return reading.objection
+    if engine_of(member.param.device) == "triton" and not reading.is_elementwise:
+        return "the rule has sums or leaves, for which there are no kernels on GPUs"
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
     if graph.has_rows and member.param.dim() < 2:
@@ -186,9 +203,7 @@ def _written(members: Iterable[Member]) -> Iterator[tuple[Tensor, list[Tensor]]]
         yield member.param, [member.param, *state]
 
 
-def kernel_for(
-    optimizer: Optimizer, verdict: Verdict
-) -> tuple[Kernel, dict[str, Format]]:
+def kernel_for(optimizer: Optimizer, verdict: Verdict) -> tuple[Any, dict[str, Any]]:
     """The kernel that serves a member, and the storage of its tensors.
 
     Members with the same kernel and the same state have equal dtypes throughout.
@@ -199,7 +214,30 @@ def kernel_for(
     names = ("param", *schema.tensor_slots(member.present), "grad")
     dtypes = tuple(tensor.dtype for tensor in tensors)
     maximize = bool(group.get("maximize"))
-    return _kernel(schema.owner, verdict.reading, names, dtypes, maximize)
+    case = (schema.owner, verdict.reading, names, dtypes, maximize)
+    if verdict.engine == "cpu":
+        return _kernel(*case)
+    held = schema.numbers(member.present) if verdict.live else None
+    return _triton_kernel(*case, held, schema.counts_steps)
+
+
+@lru_cache(maxsize=256)
+def _triton_kernel(
+    owner: str,
+    reading: Reading,
+    names: tuple[str, ...],
+    dtypes: tuple[torch.dtype, ...],
+    maximize: bool,
+    held: tuple[str, ...] | None,
+    counts: bool,
+) -> tuple[triton.TritonKernel, dict[str, triton.Stored]]:
+    stored = [triton.FORMATS[dtype] for dtype in dtypes]
+    formats = dict(zip(names, stored, strict=True))
+    kernel = triton.generate(owner, reading.graph, formats, maximize=maximize)
+    if held is not None:
+        program = program_of(reading.graph, held, kernel, counts=counts)
+        kernel = replace(kernel, program=program)
+    return kernel, formats
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Symbols", "dtype_code", "functions", "handle", "symbols"]
+__all__ = ["Symbols", "device_code", "dtype_code", "functions", "handle", "symbols"]
 
 # Each line: our name, the library, and the names under which torch exports it.
 _EXPORTS = (
@@ -105,10 +105,19 @@ def functions() -> dict[str, int]:
 @functools.cache
 def dtype_code(dtype: torch.dtype) -> int:
     """The number by which torch's C interface names a dtype."""
+    return _property("dtype", torch.empty(0, dtype=dtype, device="cpu"))
+
+
+@functools.cache
+def device_code(kind: str) -> int:
+    """The number by which torch's C interface names a kind of device."""
+    return _property("device_type", torch.empty(0, device=kind))
+
+
+def _property(name: str, sample: torch.Tensor) -> int:
     code = ctypes.c_int32()
     read = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
-    sample = torch.empty(0, dtype=dtype, device="cpu")
-    read(functions()["dtype"])(handle(sample) or 0, ctypes.addressof(code))
+    read(functions()[name])(handle(sample) or 0, ctypes.addressof(code))
     return code.value
 
 

@@ -41,7 +41,7 @@ from .operators import (
     operator_name,
     reduced,
 )
-from .stands import Mask, Scalar, Stand, Symbol, flat
+from .stands import Mask, Scalar, Stand, Symbol, chosen, flat
 
 __all__ = ["trace"]
 
@@ -65,6 +65,7 @@ def trace(
     *,
     extents: Mapping[str, Extent] | None = None,
     owner: str = "rule",
+    live: bool = False,
 ) -> Graph:
     """Read a rule for one choice of its branches.
 
@@ -77,12 +78,13 @@ def trace(
         static: the other keyword arguments, passed as they are.
         extents: along what the tensors extend that are not like the parameter.
         owner: the name to use in errors, such as ``"Adam.rule"``.
+        live: the scalars stay on a device: :func:`polyak.where` chooses there.
 
     Raises:
         RuleError: the rule branches on a tensor, mutates an argument, returns the wrong
             number of values, or uses an operator that is not elementwise.
     """
-    tracer, extents = Tracer(rule, owner), extents or {}
+    tracer, extents = Tracer(rule, owner, live), extents or {}
     positional: dict[str, Any] = dict.fromkeys(order)
     positional |= {name: tracer.scalar(name, numbers[name]) for name in numbers}
     positional |= {
@@ -101,8 +103,9 @@ def trace(
 class Tracer(fx.Tracer):
     """Records what a rule does to its stand-ins."""
 
-    def __init__(self, rule: Callable[..., Any], owner: str) -> None:
+    def __init__(self, rule: Callable[..., Any], owner: str, live: bool) -> None:
         super().__init__()
+        self.live = live
         self.graph = fx.Graph()
         self.code = getattr(inspect.unwrap(rule), "__code__", None)
         self.owner = owner
@@ -309,6 +312,20 @@ class Tracer(fx.Tracer):
         truth = bool(self.scalars[obj.node])
         self.guards.setdefault(obj.node, truth)
         return truth
+
+    def choose(self, condition: Scalar, x: Any, y: Any) -> Any:
+        """The choice of :func:`polyak.where`: a branch, unless it is left to a step."""
+        if not self.live:
+            return x if condition else y
+        operands = condition.node, *(self._operand("where", v) for v in (x, y))
+        symbols = [value for value in (x, y) if isinstance(value, Symbol)]
+        if symbols:
+            extents = (symbol.extent for symbol in symbols)
+            node = self.graph.call_function(torch.where, operands)
+            return self._symbol(node, functools.reduce(operator.or_, extents))
+        node = self.graph.call_function(chosen, operands)
+        self.scalars[node] = chosen(*(self.scalars.get(v, v) for v in operands))
+        return Scalar(node, self)
 
     def fix(self, scalar: Scalar) -> int:
         """Specialise the graph on the very value of an integer scalar."""

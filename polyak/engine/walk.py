@@ -132,15 +132,18 @@ fail:
   ret i64 -1
 }}
 
-; The same of a tensor whose memory is not known: it must be strided and on the CPU.
-define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape) {{
+; The same of a tensor whose memory is not known: it must be strided, and on this kind
+; of device.
+define internal i64 @inspect(ptr %table, ptr %tensor, i64 %code, ptr %shape,
+                             i64 %kind) {{
 entry:
 {loads("device_type layout")}
   %strided = call i1 @has(ptr %layout, ptr %tensor, i32 0)
   br i1 %strided, label %ask.device, label %fail
 ask.device:
-  %on.cpu = call i1 @has(ptr %device_type, ptr %tensor, i32 0)
-  br i1 %on.cpu, label %ask.rest, label %fail
+  %kind.due = trunc i64 %kind to i32
+  %there = call i1 @has(ptr %device_type, ptr %tensor, i32 %kind.due)
+  br i1 %there, label %ask.rest, label %fail
 ask.rest:
   %answer = call i64 @find(ptr %table, ptr %tensor, i64 %code, ptr %shape)
   ret i64 %answer
@@ -256,7 +259,7 @@ done:
 define i64 @check(ptr %table) {{
 entry:
 {loads("tensors written numbers handles pointers number_pointers dtypes bytes")}
-{loads("shapes shape_at row expected undefined grad number_is_double")}
+{loads("shapes shape_at row expected undefined grad number_is_double device")}
   %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
   %grad.code = load i64, ptr %grad.code.at
   %grad.row = mul i64 %written, %tensors
@@ -288,7 +291,8 @@ look:
   %has.none = icmp eq i64 %gradient.impl, %undefined
   br i1 %has.none, label %broken, label %ask.gradient
 ask.gradient:
-  %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code, ptr %grad.shape)
+  %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code,
+                            ptr %grad.shape, i64 %device)
   %unfit = icmp eq i64 %from, -1
   br i1 %unfit, label %broken, label %ask.memory
 ask.memory:
@@ -348,7 +352,8 @@ ask.number:
   %s.code.index = add i64 %numbers.first, %s
   %s.code.at = getelementptr i64, ptr %dtypes, i64 %s.code.index
   %s.code = load i64, ptr %s.code.at
-  %s.data = call i64 @inspect(ptr %table, ptr %s.handle, i64 %s.code, ptr %shapes)
+  %s.data = call i64 @inspect(ptr %table, ptr %s.handle, i64 %s.code, ptr %shapes,
+                              i64 0)
   %s.gone = icmp eq i64 %s.data, -1
   br i1 %s.gone, label %broken, label %read.number
 read.number:

@@ -1,0 +1,1 @@
+"""Checks and figures of polyak on a GPU; ``benchmarks/gpu.sh`` runs them."""

@@ -1,0 +1,421 @@
+"""What must hold on a GPU, each a function that raises where it does not."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import polyak
+
+from .device import Device, tensors
+
+__all__ = ["CHECKS", "OPTIMIZERS", "Outcome", "outcomes"]
+
+Check = Callable[[Device], str]
+CHECKS: dict[str, Check] = {}
+
+# Each optimizer with a kernel, and arguments with which all of it is at work.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": dict(lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "ASGD": dict(lr=0.1, t0=2, weight_decay=0.01),
+    "Rprop": {},
+    "Adagrad": dict(weight_decay=0.01, lr_decay=0.1),
+    "Adadelta": dict(lr=0.5, weight_decay=0.01),
+    "RMSprop": dict(momentum=0.9, centered=True),
+    "Adam": dict(weight_decay=0.01, amsgrad=True),
+    "AdamW": {},
+    "Adamax": dict(weight_decay=0.01),
+    "NAdam": dict(weight_decay=0.01),
+    "RAdam": dict(weight_decay=0.01),
+}
+CAPTURABLE = [name for name in OPTIMIZERS if name not in ("SGD", "Adagrad")]
+SIZES = [0, 1, 3, 1023, 1024, 4097]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check went.
+
+    Attributes:
+        passed: it holds; None if it could not be made.
+        detail: what was seen.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+class Skipped(Exception):
+    """A check that this machine does not allow."""
+
+
+def outcomes(device: Device) -> Iterator[Outcome]:
+    """Make every check, whatever the others do."""
+    for name, check in CHECKS.items():
+        try:
+            yield Outcome(name, True, check(device))
+        except Skipped as reason:
+            yield Outcome(name, None, str(reason))
+        except Exception as error:
+            traceback.print_exc()
+            yield Outcome(name, False, f"{type(error).__name__}: {error}"[:300])
+        if not device.dry:
+            torch.cuda.empty_cache()
+
+
+def check(function: Check) -> Check:
+    """Make a check of a function, named by what it says it is."""
+    assert function.__doc__ is not None
+    CHECKS[function.__doc__.splitlines()[0].rstrip(".")] = function
+    return function
+
+
+def fresh_gradients(params: list[Tensor], step: int) -> None:
+    generator = torch.Generator(params[0].device).manual_seed(step)
+    for param in params:
+        drawn = torch.randn(param.shape, generator=generator, device=param.device)
+        param.grad = drawn.to(param.dtype)
+
+
+def values(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters and their state."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    state = [optimizer.state[param] for param in params]
+    numbers = [torch.as_tensor(v).cpu() for held in state for v in held.values()]
+    return [*(param.detach().cpu() for param in params), *numbers]
+
+
+def same(one: torch.optim.Optimizer, other: torch.optim.Optimizer, rtol: float) -> None:
+    torch.testing.assert_close(
+        values(one), values(other), rtol=rtol, atol=rtol, check_dtype=False
+    )
+
+
+def in_kernels(optimizer: Any) -> None:
+    plan = optimizer._plan
+    assert not plan.eager, plan.eager[0].reason
+    engines = {served.engine for served in polyak.explain(optimizer).served}
+    assert engines == {"triton"}, engines
+
+
+def trained(
+    optimizer: Any, steps: int = 5, before: Callable[[int], object] | None = None
+) -> Any:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in range(steps):
+        if before is not None:
+            before(step)
+        fresh_gradients(params, step)
+        optimizer.step()
+    return optimizer
+
+
+@check
+def _against_torch(device: Device) -> str:
+    """Every optimizer steps as torch's does, float32."""
+    for name, arguments in OPTIMIZERS.items():
+        theirs = getattr(torch.optim, name)
+        runs = [
+            trained(kind(tensors(SIZES, torch.float32, device), **arguments))
+            for kind in (getattr(polyak, name), theirs)
+        ]
+        in_kernels(runs[0])
+        same(*runs, rtol=2e-5)
+    return f"{len(OPTIMIZERS)} optimizers, 5 steps"
+
+
+@check
+def _dtypes(device: Device) -> str:
+    """Every optimizer and dtype steps as its own rule called on tensors."""
+    dtypes = {
+        torch.bfloat16: 2e-2,
+        torch.float16: 4e-3,
+        torch.float64: 1e-12,
+        torch.complex64: 2e-5,
+    }
+    for name, arguments in OPTIMIZERS.items():
+        for dtype, rtol in dtypes.items():
+            fused, eager = (
+                trained(
+                    getattr(polyak, name)(
+                        tensors(SIZES[1:], dtype, device), foreach=foreach, **arguments
+                    ),
+                    steps=3,
+                )
+                for foreach in (None, False)
+            )
+            in_kernels(fused)
+            same(fused, eager, rtol)
+    return f"{len(OPTIMIZERS)} optimizers, {len(dtypes)} dtypes, 3 steps"
+
+
+@check
+def _memory_anywhere(device: Device) -> str:
+    """Views that begin anywhere, and dense tensors of any strides."""
+
+    def params() -> list[Tensor]:
+        flat = tensors([9000], torch.bfloat16, device)[0].detach()
+        views = [flat[1:2], flat[3:4100], flat[4200:8200].view(40, 100).t()]
+        return [view.requires_grad_() for view in views]
+
+    runs = []
+    for foreach in (None, False):
+        optimizer = polyak.AdamW(params(), foreach=foreach)
+        for step in range(3):
+            for param in optimizer.param_groups[0]["params"]:
+                drawn = torch.full_like(param, 0.1 * (step + 1), requires_grad=False)
+                param.grad = drawn
+            optimizer.step()
+        runs.append(optimizer)
+    in_kernels(runs[0])
+    same(*runs, rtol=1e-2)
+    return "bfloat16, 3 steps"
+
+
+@check
+def _streams(device: Device) -> str:
+    """Steps on other streams, with gradients that are freed at once."""
+    runs = []
+    for foreach in (None, False):
+        params = tensors([50_000] * device.scale(40, 2), torch.float32, device)
+        optimizer = polyak.AdamW(params, foreach=foreach)
+        for step in range(device.scale(20, 3)):
+            with device.side_stream():
+                fresh_gradients(params, step)
+                optimizer.step()
+                optimizer.zero_grad()
+                for _ in range(3):  # takes the memory of the gradients
+                    torch.full((50_000,), float("nan"), device=device.torch)
+        runs.append(optimizer)
+    same(*runs, rtol=1e-5)
+    return "each step on a new stream"
+
+
+@check
+def _two_devices(device: Device) -> str:
+    """Parameters on several devices."""
+    if device.dry or torch.cuda.device_count() < 2:
+        raise Skipped("one device here")
+    runs = []
+    for foreach in (None, False):
+        params = tensors([1000], torch.float32, device)
+        other = params[0].detach().to("cuda:1").requires_grad_()
+        runs.append(trained(polyak.AdamW([*params, other], foreach=foreach)))
+    in_kernels(runs[0])
+    same(*runs, rtol=1e-5)
+    return f"{torch.cuda.device_count()} devices"
+
+
+@check
+def _long_tensors(device: Device) -> str:
+    """A tensor of more than 2³¹ numbers."""
+    size = device.scale(2**31 + 4099, 5000)
+    if device.memory() < 3 * 2 * size:
+        raise Skipped("too little memory")
+    param = torch.ones(size, dtype=torch.bfloat16, device=device.torch)
+    param.requires_grad_().grad = torch.ones_like(param, requires_grad=False)
+    optimizer = polyak.SGD([param], lr=0.5)
+    optimizer.step()
+    in_kernels(optimizer)
+    assert bool((param == 0.5).all())
+    return f"{size} numbers"
+
+
+def _replayed(
+    device: Device, kind: type, arguments: dict[str, Any], live: bool
+) -> None:
+    """A graph whose rate changes between replays does what eager steps do."""
+    rates = (0.05, 0.02, 0.01)
+    runs = []
+    for captured in (True, False):
+        lr: Any = torch.tensor(0.1, device=device.torch) if live else 0.1
+        params = tensors(SIZES, torch.float32, device)
+        more = {} if captured else {"foreach": False}
+        optimizer = kind(params, **{**arguments, "lr": lr}, **more)
+        static = [param.grad for param in params]
+
+        def step(optimizer: Any = optimizer, params: Any = params) -> None:
+            optimizer.step()
+
+        with device.side_stream():
+            for _ in range(3):
+                step()
+        replay = device.captured(step) if captured else step
+        for number, rate in enumerate(rates):
+            group = optimizer.param_groups[0]
+            if live:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+                if captured:
+                    optimizer.refresh()
+            for grad in static:
+                grad.mul_(0.5).add_(0.1 * number)
+            replay()
+        runs.append(optimizer)
+    device.synchronize()
+    same(*runs, rtol=2e-5)
+
+
+@check
+def _graphs(device: Device) -> str:
+    """CUDA graphs: the step advances, refresh() sends the rate."""
+    for name in CAPTURABLE:
+        arguments = {**OPTIMIZERS[name], "capturable": True}
+        if name != "ASGD":  # its rate is in its state
+            _replayed(device, getattr(polyak, name), arguments, live=False)
+    _replayed(device, polyak.SGD, dict(momentum=0.9), live=False)
+    return f"{', '.join(CAPTURABLE)}, SGD"
+
+
+@check
+def _graphs_of_tensors(device: Device) -> str:
+    """CUDA graphs: a rate that is a tensor is read where it is."""
+    for name in CAPTURABLE:
+        arguments = {**OPTIMIZERS[name], "capturable": True}
+        if name not in ("ASGD", "Rprop"):
+            _replayed(device, getattr(polyak, name), arguments, live=True)
+    _replayed(device, polyak.SGD, dict(momentum=0.9), live=True)
+    return "all with a rate, and SGD"
+
+
+@check
+def _whole_graph(device: Device) -> str:
+    """CUDA graphs: forward, backward and step in one."""
+
+    def network() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Linear(33, 65), torch.nn.ReLU(), torch.nn.Linear(65, 7)
+        ).to(device.torch)
+
+    data = torch.randn(16, 33, device=device.torch)
+    runs = []
+    for captured in (True, False):
+        model = network()
+        optimizer = polyak.AdamW(model.parameters(), lr=0.01, capturable=True)
+
+        def step(model: Any = model, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            model(data).square().mean().backward()
+            optimizer.step()
+
+        with device.side_stream():
+            for _ in range(3):
+                step()
+        replay = device.captured(step) if captured else step
+        for _ in range(4):
+            replay()
+        runs.append(optimizer)
+    device.synchronize()
+    same(*runs, rtol=1e-4)
+    return "3 steps before, 4 replays"
+
+
+@check
+def _scaler(device: Device) -> str:
+    """A GradScaler that finds an overflow: as torch's optimizer."""
+    for fused in (None, True):
+        runs = []
+        for kind in (polyak.AdamW, torch.optim.AdamW):
+            params = tensors(SIZES, torch.float32, device)
+            optimizer = kind(params, lr=0.1, fused=fused)
+            scaler = torch.amp.GradScaler(
+                device.torch.type, init_scale=2.0**10, growth_interval=2
+            )
+            for step in range(5):
+                fresh_gradients(params, step)
+                for param in params:
+                    scaler.scale(torch.ones((), device=device.torch))
+                    param.grad.mul_(scaler.get_scale())
+                if step == 2:
+                    params[1].grad[0] = float("inf")
+                scaler.step(optimizer)
+                scaler.update()
+            runs.append(optimizer)
+        same(*runs, rtol=2e-5)
+    return "who unscales: the scaler, the step"
+
+
+@check
+def _no_waiting(device: Device) -> str:
+    """No step waits for the device."""
+    cases: list[Any] = [
+        (polyak.AdamW, dict(lr=0.01)),
+        (polyak.SGD, dict(lr=0.1, momentum=0.9)),
+        (polyak.AdamW, dict(capturable=True, clip_grad_norm=1.0, nonfinite="skip")),
+        (polyak.Adam, dict(lr=torch.tensor(0.1, device=device.torch), capturable=True)),
+        (polyak.AdamW, dict(fused=True)),
+    ]
+    for kind, arguments in cases:
+        params = tensors(SIZES, torch.float32, device)
+        optimizer = kind(params, **arguments)
+        for _ in range(3):
+            optimizer.step()
+        scale = torch.tensor(2.0, device=device.torch)
+        found = torch.zeros((), device=device.torch)
+        if arguments.get("fused"):
+            optimizer.grad_scale, optimizer.found_inf = scale, found
+            optimizer.step()
+        grads = [
+            [torch.ones_like(p, requires_grad=False) for p in params] for _ in "ab"
+        ]
+        with device.unsynchronised():
+            for step in range(4):
+                for param, grad in zip(params, grads[step % 2], strict=True):
+                    param.grad = grad
+                if isinstance(arguments.get("lr"), float):
+                    optimizer.param_groups[0]["lr"] *= 0.9
+                optimizer.step()
+        in_kernels(optimizer)
+    return f"{len(cases)} optimizers, torch's sync debug mode"
+
+
+@check
+def _memory(device: Device) -> str:
+    """A step takes no memory."""
+    params = tensors([device.scale(10_000_000, 1000)] * 4, torch.float32, device)
+    optimizer = polyak.AdamW(params)
+    for _ in range(2):
+        optimizer.step()
+    peak = device.peak(optimizer.step)
+    assert peak <= 2**16, f"{peak} bytes"
+    return f"{peak} bytes beyond the state, for 160 MB of parameters"
+
+
+@check
+def _launches(device: Device) -> str:
+    """One launch serves a bucket."""
+    params = tensors([1000] * device.scale(1000, 4), torch.float32, device)
+    seen = []
+    for capturable, most in ((False, 1), (True, 2)):
+        optimizer = polyak.AdamW(params, capturable=capturable)
+        for _ in range(3):
+            optimizer.step()
+        kernels, copies = device.launches(optimizer.step)
+        assert kernels <= most, f"{kernels} kernels"
+        seen.append(f"{kernels} kernels and {copies} copies")
+    return f"{seen[0]}; capturable: {seen[1]}"
+
+
+@check
+def _checkpoints(device: Device) -> str:
+    """A checkpoint of torch's optimizer goes on, and the other way round."""
+    for kinds in ((torch.optim.AdamW, polyak.AdamW), (polyak.AdamW, torch.optim.AdamW)):
+        first = trained(kinds[0](tensors(SIZES, torch.float32, device)), steps=2)
+        params = [
+            p.detach().clone().requires_grad_() for p in first.param_groups[0]["params"]
+        ]
+        second = kinds[1](params)
+        second.load_state_dict(deepcopy(first.state_dict()))
+        for optimizer in (first, second):
+            trained(optimizer, steps=3)
+        same(first, second, rtol=2e-5)
+    return "AdamW, both ways"

@@ -1,0 +1,195 @@
+"""Steps side by side with torch's: the device's time and the host's."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import polyak
+
+from .device import Device, Step, Timing, tensors
+
+__all__ = ["PLAN", "Case", "Figure", "figures"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Parameters to step on.
+
+    Args:
+        title: what the report calls it.
+        sizes: of the parameters.
+    """
+
+    title: str
+    sizes: tuple[int, ...]
+
+
+def _gpt2(layers: int, width: int) -> tuple[int, ...]:
+    """The sizes of GPT-2's parameters (Radford et al., 2019)."""
+    layer = (
+        *(width, width, 3 * width * width, 3 * width, width * width, width),
+        *(width, width, 4 * width * width, 4 * width, 4 * width * width, width),
+    )
+    return (50257 * width, 1024 * width, *(layer * layers), width, width)
+
+
+CASES = {
+    "gpt2": Case("148 tensors, 124 M (GPT-2)", _gpt2(12, 768)),
+    "medium": Case("292 tensors, 355 M (GPT-2 medium)", _gpt2(24, 1024)),
+    "thousand": Case("1000 tensors of 1024", (1024,) * 1000),
+    "myriad": Case("10,000 tensors of 1024", (1024,) * 10_000),
+    "large": Case("one tensor of 100 M", (100_000_000,)),
+    "billion": Case("16 tensors, 1 B", (62_500_000,) * 16),
+}
+
+# What is measured, the most important first: case, dtype, optimizers.
+_UNFUSED = ("RMSprop", "NAdam", "RAdam", "Adadelta", "Adamax", "Rprop", "ASGD")
+PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
+    ("gpt2", torch.float32, ("AdamW", "SGD", "Adagrad", "Adam", *_UNFUSED)),
+    ("thousand", torch.float32, ("AdamW", "SGD", *_UNFUSED)),
+    ("large", torch.float32, ("AdamW", "SGD", "RMSprop")),
+    ("billion", torch.float32, ("AdamW",)),
+    ("billion", torch.bfloat16, ("AdamW",)),
+    ("medium", torch.float32, ("AdamW", "NAdam")),
+    ("medium", torch.bfloat16, ("AdamW",)),
+    ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop")),
+    ("myriad", torch.float32, ("AdamW", "SGD", "NAdam")),
+    ("thousand", torch.bfloat16, ("AdamW",)),
+)
+ARGUMENTS: dict[str, dict[str, Any]] = {"SGD": dict(lr=0.01, momentum=0.9)}
+# torch.compile takes up to minutes for many tensors: it is measured where it can be.
+COMPILED = {("gpt2", "AdamW"), ("large", "AdamW"), ("large", "RMSprop")}
+POLYAK, GRAPH = "polyak", "polyak, graph"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One optimizer on one case.
+
+    Attributes:
+        traffic: bytes that a step must move.
+        times: by side: polyak, and torch's implementations.
+        launches: kernels and copies of a step, by side.
+        failed: sides that could not be measured, and why.
+    """
+
+    case: Case
+    dtype: torch.dtype
+    optimizer: str
+    traffic: int
+    times: dict[str, Timing]
+    launches: dict[str, tuple[int, int]]
+    failed: dict[str, str]
+
+
+def figures(device: Device, seconds: float) -> Iterator[Figure]:
+    """Measure the plan as far as the time goes."""
+    end = perf_counter() + seconds
+    for key, dtype, optimizers in PLAN:
+        for name in optimizers:
+            if perf_counter() < end:
+                yield _figure(device, key, dtype, name)
+            gc.collect()
+            if not device.dry:
+                torch.cuda.empty_cache()
+
+
+def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
+    case = CASES[key]
+    sizes = list(case.sizes) if not device.dry else [min(s, 70) for s in case.sizes[:5]]
+    steps: dict[str, Step] = {}
+    failed: dict[str, str] = {}
+    before: dict[str, Step] = {}
+    held: list[Any] = []
+    for side, make in _sides(key, name, device).items():
+        try:
+            needed = 5 * sum(sizes) * dtype.itemsize
+            if device.memory() < needed:
+                raise MemoryError("too little memory")
+            step, optimizer = make(tensors(sizes, dtype, device))
+            for _ in range(3):
+                step()
+            device.synchronize()
+            steps[side] = step
+            if side != GRAPH and sum(sizes) < 20_000_000:
+                before[side] = partial(_renew, optimizer)
+            held.append(optimizer)
+        except Exception as error:
+            failed[side] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    numbers = sum(sizes)
+    rounds = _rounds(numbers, len(sizes), device)
+    times = device.interleaved(steps, rounds=rounds, before=before)
+    launches = {side: device.launches(step) for side, step in steps.items()}
+    traffic = 0
+    for optimizer in held[:1]:
+        slots = _slots(optimizer)
+        traffic = numbers * dtype.itemsize * (3 + 2 * slots)
+    return Figure(case, dtype, name, traffic, times, launches, failed)
+
+
+def _renew(optimizer: Any) -> None:
+    """New gradients, as a backward makes them, where there is memory for two."""
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = param.grad.clone()
+
+
+def _slots(optimizer: Any) -> int:
+    """State tensors of a parameter that are like it."""
+    param = optimizer.param_groups[0]["params"][0]
+    state = optimizer.state[param].values()
+    return sum(isinstance(v, Tensor) and v.shape == param.shape for v in state)
+
+
+def _rounds(numbers: int, count: int, device: Device) -> int:
+    if device.dry:
+        return 1
+    return 8 if numbers > 5e8 or count > 5000 else 25
+
+
+Made = Callable[[list[Tensor]], tuple[Step, Any]]
+
+
+def _sides(key: str, name: str, device: Device) -> dict[str, Made]:
+    arguments = ARGUMENTS.get(name, {})
+    kind, theirs = getattr(polyak, name), getattr(torch.optim, name)
+
+    def plain(make: Callable[..., Any], params: list[Tensor]) -> tuple[Step, Any]:
+        optimizer = make(params)
+        return optimizer.step, optimizer
+
+    def graph(params: list[Tensor]) -> tuple[Step, Any]:
+        more = {} if name in ("SGD", "Adagrad") else {"capturable": True}
+        optimizer = kind(params, **arguments, **more)
+        with device.side_stream():
+            for _ in range(3):
+                optimizer.step()
+        return device.captured(optimizer.step), optimizer
+
+    def compiled(params: list[Tensor]) -> tuple[Step, Any]:
+        optimizer = theirs(params, **arguments, foreach=True)
+        for group in optimizer.param_groups:  # a number would compile each step anew
+            group["lr"] = torch.tensor(group["lr"], device=device.torch)
+            group["capturable"] = True
+        backend = "eager" if device.dry else "inductor"
+        return torch.compile(optimizer.step, backend=backend), optimizer
+
+    sides: dict[str, Made] = {
+        POLYAK: partial(plain, partial(kind, **arguments)),
+        "foreach": partial(plain, partial(theirs, **arguments, foreach=True)),
+    }
+    if name in ("Adam", "AdamW", "SGD", "Adagrad"):
+        fused = partial(theirs, **arguments, fused=True)
+        sides["fused"] = partial(plain, fused)
+    if key in ("gpt2", "thousand") and name in ("AdamW", "SGD"):
+        sides[GRAPH] = graph
+    if (key, name) in COMPILED:
+        sides["compile"] = compiled
+    return sides
