@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, fx
 
 from . import team
+from .batching import batched
 from .jit import Library
 from .kernel import Kernel
 from .regions import Call
+from .stands import mapped
 from .table import Table
 from .walk import walk
 
@@ -85,7 +87,6 @@ class Around:
         self._chunks = np.searchsorted(table.arrays["chunk"][0], ends).tolist()
         self._arguments = arguments
         self._traffic = traffic / max(1, self._chunks[-1])  # of a chunk
-        self._one_by_one: set[fx.Node] = set()
 
     def run(self, rows: Sequence[Sequence[float]]) -> None:
         """Update all parameters; those of a stack, when its leaves have succeeded.
@@ -107,53 +108,76 @@ class Around:
     def _update(
         self, stack: Stack, chunks: tuple[int, int], scalars: Mapping[fx.Node, Any]
     ) -> None:
-        held: dict[fx.Node, Tensor] = {}
+        given: dict[fx.Node, Tensor] = {}  # by the leaves
+        placed: list[Tensor] = []  # what the kernels read of that
         for member, calls in zip(self._members, self.kernel.calls, strict=False):
-            taken = {
-                name: self._room(stack, name)
+            rooms = [
+                {node: self._room(stack, call.tensors[node]) for node in call.computed}
                 for call in calls
-                for name in call.operands.values()
-            }
+            ]
             walk().run(self.table.address, member, *chunks)
-            for call in calls:
-                operands = [taken[name] for name in call.operands.values()]
-                result = self._called(call, operands, scalars)
-                held[call.node] = self._place(stack, call.result, result)
+            for call, room in zip(calls, rooms, strict=True):
+                stacked = {node: (room | given)[node] for node in call.tensors}
+                result = given[call.node] = _called(call, stacked, scalars)
+                if call.is_read:
+                    spread = self._spread(stack, call, result)
+                    placed.append(self._placed(stack, call.result, spread))
         walk().advance(self.table.address, stack.first, stack.last)
         walk().run(self.table.address, self._members[-1], *chunks)
 
     def _room(self, stack: Stack, name: str) -> Tensor:
-        count = stack.last - stack.first
-        return self._place(
-            stack, name, torch.empty((count, *stack.shape), dtype=self._dtype)
-        )
+        shape = (stack.last - stack.first, *stack.shape)
+        empty = torch.empty(shape, dtype=self._dtype, device="cpu")
+        return self._placed(stack, name, empty)
 
-    def _place(self, stack: Stack, name: str, tensor: Tensor) -> Tensor:
-        """Let the table's entries of a name be the parts of a tensor, which is kept."""
-        count = stack.last - stack.first
-        whole = tensor.to(self._dtype).expand(count, *stack.shape).contiguous()
+    def _spread(self, stack: Stack, call: Call, result: Tensor) -> Tensor:
+        """What a leaf gave, as large as the parameters, and as the kernel reads it."""
+        (count, *given), due = result.shape or (0,), list(stack.shape)
+        missing = len(due) - len(given)
+        fits = all(n in (1, of) for n, of in zip(given, due[missing:], strict=False))
+        if count != stack.last - stack.first or missing < 0 or not fits:
+            raise RuntimeError(
+                f"{getattr(call.node.target, '__name__', 'a leaf')} gave a tensor of "
+                f"shape {tuple(result.shape)} for {stack.last - stack.first} "
+                f"parameters of shape {tuple(due)}: polyak.leaf takes functions whose "
+                "result broadcasts to a parameter's shape"
+            )
+        aligned = result.reshape(count, *[1] * missing, *given)
+        plain = aligned.to("cpu", self._dtype).resolve_neg()
+        return plain.expand(count, *due).contiguous()
+
+    def _placed(self, stack: Stack, name: str, whole: Tensor) -> Tensor:
+        """Let the table's entries of a name be the parts of a tensor."""
         row = len(self.kernel.roles) + self.kernel.memory.index(name)
-        addresses = whole.data_ptr() + whole[0].nbytes * np.arange(count)
+        parts = np.arange(stack.last - stack.first)
+        addresses = whole.data_ptr() + whole[0].nbytes * parts
         self.table.arrays["pointers"][row, stack.first : stack.last] = addresses
         return whole
 
-    def _called(
-        self, call: Call, stacked: Sequence[Tensor], scalars: Mapping[fx.Node, Any]
-    ) -> Tensor:
-        """What a leaf makes of each parameter's tensors."""
 
-        def leaf(*tensors: Tensor) -> Tensor:
-            known = {**scalars, **dict(zip(call.operands, tensors, strict=True))}
-            given: Any = fx.node.map_arg(call.node.args, known.__getitem__)
-            function: Any = call.node.target
-            result: Tensor = function(*given[0], **given[1])
+def _called(
+    call: Call, stacked: Mapping[fx.Node, Tensor], scalars: Mapping[fx.Node, Any]
+) -> Tensor:
+    """What a leaf makes of each parameter's tensors."""
+    function: Any = call.node.target
+
+    def leaf(*tensors: Tensor) -> Tensor:
+        known = {**scalars, **dict(zip(stacked, tensors, strict=True))}
+        args, kwargs = mapped(
+            call.node.meta["given"],
+            lambda value: known[value] if isinstance(value, fx.Node) else value,
+        )
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor):
             return result
+        return torch.tensor(result, dtype=torch.float64, device="cpu")
 
-        if call.node.meta["batched"]:
-            return leaf(*stacked)
-        if len(stacked[0]) > 1 and call.node not in self._one_by_one:
-            try:
-                return torch.vmap(leaf)(*stacked)
-            except RuntimeError:  # vmap's errors have no type of their own
-                self._one_by_one.add(call.node)
-        return torch.stack([leaf(*parts) for parts in zip(*stacked, strict=True)])
+    tensors = list(stacked.values())
+    if call.node.meta["batched"]:
+        return leaf(*tensors)
+    together: Tensor | None = None
+    if len(tensors[0]) > 1:
+        together = batched(call.node, leaf, *tensors)
+    if together is not None:
+        return together
+    return torch.stack([leaf(*parts) for parts in zip(*tensors, strict=True)])

@@ -66,11 +66,7 @@ def generate(
     assert real is not None
     regions = cut(graph)
     calls = tuple(region.calls for region in regions[:-1])
-    memory = tuple(
-        name
-        for call in itertools.chain(*calls)
-        for name in (*call.operands.values(), call.result)
-    )
+    memory = tuple(name for call in itertools.chain(*calls) for name in call.memory())
     roles = (*(role for role in graph.outputs if role in formats), "grad")
     bodies = [
         Body(

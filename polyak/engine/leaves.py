@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from .stands import Symbol, flat
+from .stands import Symbol, flat, mapped
 
 __all__ = ["leaf"]
 
@@ -24,7 +24,8 @@ def leaf(
 
     Args:
         function: takes tensors of a parameter's shape, numbers, and what else a rule
-            has, and gives a tensor that broadcasts to that shape.
+            has, also within lists, tuples and dicts, and writes to none of them. It
+            gives a tensor, which broadcasts to that shape or goes to another leaf.
         batched: it takes and gives tensors with a dimension more, the first, along
             which there is one parameter after another. It spares it the cost of vmap.
 
@@ -42,8 +43,8 @@ def leaf(
                 return argument.tracer.leaf(function, args, kwargs, batched)
         if not batched:
             return function(*args, **kwargs)
-        given: Any = fx.node.map_aggregate((args, kwargs), _alone)
-        return function(*given[0], **given[1]).squeeze(0)
+        args, kwargs = mapped((args, kwargs), _alone)
+        return function(*args, **kwargs).squeeze(0)
 
     return call
 

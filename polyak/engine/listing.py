@@ -16,6 +16,7 @@ from .graph import Graph
 from .operators import operator_name
 from .passes import Pass, Passes, extent_of, is_reduction
 from .regions import Call, Region
+from .stands import mapped
 
 __all__ = ["listing"]
 
@@ -122,15 +123,17 @@ class _Writer:
 
     def call(self, call: Call) -> str:
         """The call of a leaf."""
-        names = {node: ast.Name(name) for node, name in call.operands.items()}
         loop = _Loop(self, [], set())
 
-        def known(node: fx.Node) -> str:
-            return ast.unparse(names.get(node) or loop.expression(node))
+        def known(value: Any) -> Any:
+            if not isinstance(value, fx.Node):
+                return value
+            name = call.tensors.get(value)
+            return _Text(name or ast.unparse(loop.expression(value)))
 
-        given: Any = fx.node.map_arg(call.node.args, lambda node: _Text(known(node)))
-        words = [*map(repr, given[0])]
-        words += [f"{key}={value!r}" for key, value in given[1].items()]
+        args, kwargs = mapped(call.node.meta["given"], known)
+        words = [*map(repr, args)]
+        words += [f"{key}={value!r}" for key, value in kwargs.items()]
         name = getattr(call.node.target, "__name__", "leaf")
         return f"{call.result} = {name}({', '.join(words)})\n"
 

@@ -1,9 +1,10 @@
 """The regions of a rule with leaves: what is fused before, between and after them.
 
 A leaf takes and gives whole tensors. What it takes is computed by a kernel into memory
-of its own, it is called, and the kernel of the next region reads what it gave. The last
-region computes and stores everything that is returned: nothing is written before all
-leaves have succeeded, and what is computed twice costs less than to keep it.
+of its own, it is called, and the kernel of the next region reads what it gave. What one
+leaf gives to another is nobody else's business. The last region computes and stores
+everything that is returned: nothing is written before all leaves have succeeded, and
+what is computed twice costs less than to keep it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import fx
 
 from ..extent import Extent
 from .graph import Graph, Value
+from .operators import MASKS, operator_name
 from .passes import split
 
 __all__ = ["Call", "Region", "cut", "why_not_cut"]
@@ -26,13 +28,22 @@ class Call:
 
     Attributes:
         node: the call in the graph.
-        operands: the tensors that it is given, each with the name of its memory.
+        tensors: those that it is given, with their names.
+        computed: which of them a kernel computes; the others are given by leaves.
         result: the name of what it gives.
+        is_read: a kernel reads that.
     """
 
     node: fx.Node
-    operands: Mapping[fx.Node, str]
+    tensors: Mapping[fx.Node, str]
+    computed: tuple[fx.Node, ...]
     result: str
+    is_read: bool
+
+    def memory(self) -> list[str]:
+        """The names of what a kernel writes and reads."""
+        names = [self.tensors[node] for node in self.computed]
+        return [*names, self.result] if self.is_read else names
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Region:
 
 def cut(graph: Graph) -> list[Region]:
     """Cut a rule into regions; without leaves it is one."""
-    calls = [_call(graph, number, leaf) for number, leaf in enumerate(graph.leaves)]
+    calls = _calls(graph)
     depth: dict[fx.Node, int] = {}
     for node in graph.nodes:
         before = max((depth.get(x, 0) for x in node.all_input_nodes), default=0)
@@ -62,7 +73,7 @@ def cut(graph: Graph) -> list[Region]:
         known = {call.result: call.node for call in calls if depth[call.node] <= level}
         next_calls = [call for call in calls if depth[call.node] == level + 1]
         outputs: dict[str, Value] = {
-            name: node for call in next_calls for node, name in call.operands.items()
+            call.tensors[node]: node for call in next_calls for node in call.computed
         }
         if level == last:
             outputs = graph.outputs
@@ -73,11 +84,31 @@ def cut(graph: Graph) -> list[Region]:
     return regions
 
 
-def _call(graph: Graph, number: int, leaf: fx.Node) -> Call:
-    name = f"{_name(leaf)}{number}"
-    tensors = [node for node in leaf.all_input_nodes if node not in graph.scalars]
-    operands = {node: f"{name}_in{index}" for index, node in enumerate(tensors)}
-    return Call(leaf, operands, name)
+def _calls(graph: Graph) -> list[Call]:
+    """The leaves in order, with a name for all that they take and give."""
+    taken = {*graph.tensors, *graph.hyperparameters}
+    names: dict[fx.Node, str] = {}
+    returned = list(graph.outputs.values())
+    calls = []
+    for number, leaf in enumerate(graph.leaves):
+        name = names[leaf] = _new(f"{_name(leaf)}{number}", taken)
+        nodes = [node for node in leaf.all_input_nodes if node not in graph.scalars]
+        computed = tuple(node for node in nodes if node not in names)
+        tensors = {
+            node: names.get(node) or _new(f"{name}_in{index}", taken)
+            for index, node in enumerate(nodes)
+        }
+        is_read = leaf in returned or any(x not in graph.leaves for x in leaf.users)
+        calls.append(Call(leaf, tensors, computed, name, is_read))
+    return calls
+
+
+def _new(name: str, taken: set[str]) -> str:
+    """A name that nothing else in the rule has."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _name(leaf: fx.Node) -> str:
@@ -89,12 +120,10 @@ def why_not_cut(graph: Graph) -> str | None:
     """Why kernels cannot serve around the leaves, or None if they can."""
     names = ", ".join(map(_name, graph.leaves))
     for region in cut(graph):
-        small = [
-            node
-            for call in region.calls
-            for node in call.operands
-            if node.meta["extent"] is not Extent.NUMBER
-        ]
+        given = [node for call in region.calls for node in call.computed]
+        if any(operator_name(node.target) in MASKS for node in given):
+            return f"the rule calls {names}, a leaf, on truth values"
+        small = any(node.meta["extent"] is not Extent.NUMBER for node in given)
         if small or not split(region.graph).is_single:
             return f"the rule calls {names}, a leaf, and takes sums"
     return None

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from ..slot import Group, number
 from . import eager
+from .batching import batched
 from .fitness import overlapping
-from .reading import Reading
 
 if TYPE_CHECKING:
     from .plan import EagerMember
@@ -31,12 +30,6 @@ __all__ = ["Stack", "gathered"]
 BYTES = 2**20
 # A larger parameter is alone: the copies would cost more than the calls.
 LARGEST = 2**17
-
-# Whether torch warns where it has no batching rule for an operation.
-_warn_of_loops = torch._C._functorch._set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]
-
-# The readings with a leaf that vmap cannot serve.
-_refused: WeakSet[Reading] = WeakSet()
 
 
 def gathered(groups: Sequence[Group], entries: Sequence[EagerMember]) -> list[Stack]:
@@ -152,10 +145,10 @@ class Stack:
     def _update_together(self, group: Group, injected: Any) -> bool:
         """Call the rule once; False, with nothing done, where that is impossible.
 
-        The errors of vmap have no type of their own. But nothing was written: whatever
-        else is wrong will be raised when each parameter is updated alone.
+        Nothing was written then: whatever else is wrong will be raised when each
+        parameter is updated alone.
         """
-        if len(self.entries) == 1 or self.reading in _refused or eager.watched():
+        if len(self.entries) == 1 or eager.watched():
             return False
         states = self.states()
         grads: list[Any] = [param.grad for param in self._targets["param"]]
@@ -181,16 +174,9 @@ class Stack:
             new.update(eager.computed(self.schema, tensors, grad, held, words))
             return {name: eager.stored(targets[name], new[name]) for name in targets}
 
-        # torch has no batching rule for some operations, and loops over the stack: the
-        # user, whom it would warn of that, has not asked for vmap.
-        _warn_of_loops(False)
-        try:
-            results = torch.vmap(call)(torch.stack(grads), stacks)
-        except RuntimeError:
-            _refused.add(self.reading)
+        results = batched(self.reading, call, torch.stack(grads), stacks)
+        if results is None:
             return False
-        finally:
-            _warn_of_loops(True)
         for name, targets in self._targets.items():
             torch._foreach_copy_(targets, results[name].unbind())
         for name, column in self._numbers.items():

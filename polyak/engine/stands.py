@@ -13,7 +13,7 @@ from ..extent import Extent
 if TYPE_CHECKING:
     from .trace import Tracer
 
-__all__ = ["Mask", "Scalar", "Stand", "Symbol", "chosen", "epsilon", "flat"]
+__all__ = ["Mask", "Scalar", "Stand", "Symbol", "chosen", "epsilon", "flat", "mapped"]
 
 
 def chosen(condition: Any, x: Any, y: Any) -> Any:
@@ -106,6 +106,16 @@ def flat(value: Any) -> Iterator[Any]:
         yield from flat(list(value.values()))
     else:
         yield value
+
+
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """The same lists, tuples and dicts, holding what a function makes of each part."""
+    if isinstance(value, tuple | list):
+        parts = [mapped(part, function) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: mapped(part, function) for key, part in value.items()}
+    return function(value)
 
 
 def _refuse_augmented(sign: str) -> Callable[..., NoReturn]:

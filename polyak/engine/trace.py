@@ -41,7 +41,7 @@ from .operators import (
     operator_name,
     reduced,
 )
-from .stands import Mask, Scalar, Stand, Symbol, chosen, flat
+from .stands import Mask, Scalar, Stand, Symbol, chosen, flat, mapped
 
 __all__ = ["trace"]
 
@@ -273,9 +273,11 @@ class Tracer(fx.Tracer):
         self, function: Callable[..., Any], args: Any, kwargs: Any, batched: bool
     ) -> Symbol:
         """Record the call of an opaque function."""
-        arguments = (self.create_arg(list(args)), self.create_arg(kwargs))
-        node = self.create_node("call_function", function, arguments, {})
-        node.meta["batched"] = batched
+        given = mapped((args, kwargs), _node)
+        nodes = [x for x in flat(given) if isinstance(x, fx.Node)]
+        operands = tuple(dict.fromkeys(nodes))
+        node = self.create_node("call_function", function, operands, {})
+        node.meta.update(given=given, batched=batched)
         self.leaves.append(node)
         return self._symbol(node, Extent.NUMBER)
 
@@ -436,6 +438,10 @@ class Tracer(fx.Tracer):
                 return file, frame.f_lineno
             frame = frame.f_back
         return self._first_line()
+
+
+def _node(value: Any) -> Any:
+    return value.node if isinstance(value, Stand) else value
 
 
 def _literal(value: Any) -> Any:

@@ -8,8 +8,10 @@ import polyak
 def probe(rule, slots=None, name="Probe", **keys):
     """An optimizer class with this rule. ``Probe(params, lr=0.1)`` makes its group."""
 
-    def __init__(self, params, foreach=None, maximize=False, **hyperparameters):
-        switches = {"foreach": foreach, "maximize": maximize}
+    def __init__(
+        self, params, foreach=None, fused=None, maximize=False, **hyperparameters
+    ):
+        switches = {"foreach": foreach, "fused": fused, "maximize": maximize}
         polyak.Optimizer.__init__(self, params, {**hyperparameters, **switches})
 
     body = {"rule": staticmethod(rule), "slots": slots or {}, "__init__": __init__}

@@ -1,12 +1,16 @@
-"""Stacks: parameters that are alike take one step, and it is that of each alone."""
+"""Stacks: parameters that are alike take one step, and it is that of each alone.
+
+Whether kernels run around the leaves, or the eager engine runs the rule.
+"""
 
 import pytest
 import torch
 
 import polyak
-from polyak.engine import stacks
+from polyak.engine import around, stacks
 
-from .support import parameter, probe, random_gradients, state_of
+from . import support
+from .support import engines, parameter, random_gradients, state_of
 
 CALLS = []
 
@@ -40,6 +44,27 @@ def no_calls():
     CALLS.clear()
 
 
+@pytest.fixture(params=["around", "eager"], autouse=True)
+def way(request):
+    """Who makes the stacks."""
+    return request.param
+
+
+@pytest.fixture
+def probe(way):
+    """Classes whose rule runs in this way."""
+
+    def make(rule):
+        kind = support.probe(rule)
+
+        def build(params, **arguments):
+            return kind(params, fused=None if way == "around" else False, **arguments)
+
+        return build
+
+    return make
+
+
 def matrices(count=5, shape=(3, 4), dtype=torch.float32):
     rng = torch.Generator().manual_seed(1)
     return [
@@ -63,7 +88,7 @@ def calls_of(kind, params, steps=1, **arguments):
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str
 )
-def test_a_step_is_that_of_each_alone(dtype, maximize):
+def test_a_step_is_that_of_each_alone(dtype, maximize, probe):
     """In every dtype; whoever is stacked with whom."""
     together, apart = matrices(dtype=dtype), matrices(dtype=dtype)
     kind = probe(rule)
@@ -83,7 +108,7 @@ def test_a_step_is_that_of_each_alone(dtype, maximize):
     torch.testing.assert_close(stacked, alone)
 
 
-def test_only_what_is_alike_is_stacked():
+def test_only_what_is_alike_is_stacked(probe):
     """Shapes, dtypes and groups tell parameters apart."""
     shapes = [(3, 4), (3, 4), (4, 3), (4, 3), (7,)]
     params = [torch.ones(shape, requires_grad=True) for shape in shapes]
@@ -98,20 +123,31 @@ def test_only_what_is_alike_is_stacked():
     assert len(CALLS) == 2
 
 
-def test_a_stack_has_a_limited_size(monkeypatch):
+def test_the_way_is_the_one_that_is_named(way, probe):
+    """Or the tests here would run one of them twice."""
+    params = matrices(2)
+    random_gradients(params, 0)
+    optimizer = probe(rule)(params, lr=0.5)
+    optimizer.step()
+    assert engines(optimizer) == {"around": "kernel", "eager": "eager"}[way]
+
+
+def test_a_stack_has_a_limited_size(monkeypatch, probe):
     """In bytes of its parameters; a large one is alone."""
-    monkeypatch.setattr(stacks, "BYTES", 2 * 48)
+    for module in (around, stacks):
+        monkeypatch.setattr(module, "BYTES", 2 * 48)
     assert calls_of(probe(rule), matrices(5), steps=2) == 3
+    monkeypatch.setattr(around, "BYTES", 47)
     monkeypatch.setattr(stacks, "LARGEST", 47)
     assert calls_of(probe(rule), matrices(5), steps=2) == 5
 
 
-def test_for_loops_are_for_loops():
+def test_for_loops_are_for_loops(probe):
     """``foreach=False`` asks for one parameter at a time."""
     assert calls_of(probe(rule), matrices(5), steps=2, foreach=False) == 5
 
 
-def test_steps_that_differ_are_taken_apart():
+def test_steps_that_differ_are_taken_apart(probe):
     """A parameter that joined later has its own step, and then its own numbers."""
     params, expected = matrices(3), matrices(3)
     optimizer = probe(rule)(params, lr=0.5)
@@ -128,7 +164,7 @@ def test_steps_that_differ_are_taken_apart():
     torch.testing.assert_close(params, expected)
 
 
-def test_a_leaf_that_vmap_refuses_is_called_for_each():
+def test_a_leaf_that_vmap_refuses_is_called_for_each(probe):
     """Once found out, it is not tried again."""
     params, expected = matrices(4), matrices(4)
     kind = probe(rule_by_item)
@@ -143,7 +179,7 @@ def test_a_leaf_that_vmap_refuses_is_called_for_each():
     torch.testing.assert_close(params, expected)
 
 
-def test_an_error_of_a_leaf_is_raised():
+def test_an_error_of_a_leaf_is_raised(probe):
     """It is not taken for a refusal of vmap."""
 
     @polyak.leaf
@@ -161,7 +197,7 @@ def test_an_error_of_a_leaf_is_raised():
     assert all(map(torch.equal, params, before))
 
 
-def test_other_errors_pass():
+def test_other_errors_pass(probe):
     """Nothing but RuntimeError can be vmap's."""
 
     @polyak.leaf
@@ -177,7 +213,7 @@ def test_other_errors_pass():
         probe(failing)(params, lr=0.1).step()
 
 
-def test_overlapping_parameters_take_turns():
+def test_overlapping_parameters_take_turns(probe):
     """The second sees what the first has written, as it does without stacks."""
     memory = torch.ones(6)
     params = [memory[:4].requires_grad_(), memory[2:].requires_grad_()]
@@ -188,7 +224,7 @@ def test_overlapping_parameters_take_turns():
     torch.testing.assert_close(memory, expected)
 
 
-def test_unlike_gradients_are_taken_one_by_one():
+def test_unlike_gradients_are_taken_one_by_one(probe):
     """A tensor subclass among the gradients does not stop the others."""
 
     class Other(torch.Tensor):
@@ -203,7 +239,7 @@ def test_unlike_gradients_are_taken_one_by_one():
     torch.testing.assert_close(params, expected)
 
 
-def test_autograd_is_told_of_each_parameter():
+def test_autograd_is_told_of_each_parameter(probe):
     """A graph that needs the old value fails, as after any write."""
     params = matrices(2)
     losses = [(param * param).sum() for param in params]
@@ -214,7 +250,7 @@ def test_autograd_is_told_of_each_parameter():
             loss.backward()
 
 
-def test_no_warning_of_vmaps_reaches_the_user(recwarn):
+def test_no_warning_of_vmaps_reaches_the_user(recwarn, probe):
     """torch has no batching rule for some operations, and loops over the stack."""
 
     @polyak.leaf

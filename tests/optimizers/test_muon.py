@@ -5,7 +5,7 @@ import torch
 from torch.nn import Parameter
 
 import polyak
-from polyak.engine import stacks
+from polyak.engine import around
 
 
 def trained(kind, shapes, steps=4, dtype=torch.float32, **arguments):
@@ -53,7 +53,7 @@ def test_filters_are_matrices_with_a_row_for_each_output():
 def test_matrices_of_one_shape_go_together(shape, monkeypatch):
     """And each moves as it does alone."""
     together, _ = trained(polyak.Muon, [shape] * 5)
-    monkeypatch.setattr(stacks, "BYTES", 0)
+    monkeypatch.setattr(around, "BYTES", 0)
     alone, _ = trained(polyak.Muon, [shape] * 5)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
@@ -78,6 +78,11 @@ def test_vectors_are_refused_with_the_remedy(shape):
 
 
 def test_explain_names_the_leaf():
-    """It is why there is no kernel."""
+    """Kernels run before and after it."""
     optimizer = polyak.Muon([torch.zeros(2, 2, requires_grad=True)])
-    assert "eager: the rule calls orthogonalized" in str(polyak.explain(optimizer))
+    told = str(polyak.explain(optimizer, kernel=True))
+    assert "Muon: 1 of 1 parameters in 1 kernel" in told
+    assert (
+        "orthogonalized0 = orthogonalized(orthogonalized0_in0, (ns_coefficients[0], "
+        "ns_coefficients[1], ns_coefficients[2]), ns_steps, eps, None)\n" in told
+    )
