@@ -60,7 +60,8 @@ def newton_schulz(
     The smaller side is the one that :math:`G` is made of. Where the other is at least
     twice as long, the steps are done on :math:`G` and on the product of their factors,
     and :math:`M` is multiplied once in the end: about twice as fast, with rounding
-    errors some ten times larger. Not so in half precision, which cannot bear that.
+    errors ten to sixty times larger for ill-conditioned matrices. Not so in half
+    precision, which cannot bear that.
 
     >>> m = torch.tensor([[3.0, 0.0], [0.0, -0.5]])
     >>> newton_schulz(m, (1.5, -0.5, 0.0), steps=12).round(decimals=4)
@@ -139,9 +140,11 @@ def _factor(gram: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, float]
     r"""The polynomial :math:`a + bG + cG^2`, as a matrix and what to multiply it by.
 
     It is :math:`c\,((G + h)^2 + a/c - h^2)` with :math:`h = b/2c`: besides a product,
-    only diagonals are touched. ``gram`` is overwritten.
+    only diagonals are touched. ``gram`` may be overwritten.
     """
     a, b, c = coefficients
+    if c == 0:  # no product is due; on a CPU alpha=0 is wrong besides, in bfloat16
+        return _plus(b * gram, a), 1.0
     if abs(b) >= _STEEP * abs(c):  # h would be large, and more so its square
         return _plus(torch.baddbmm(gram, gram, gram, beta=b, alpha=c), a), 1.0
     half = b / (2 * c)

@@ -42,6 +42,31 @@ def test_singular_values_go_through_the_polynomial(shape, steps, dtype):
     assert (found.double() - expected).abs().max() < ERROR[dtype]
 
 
+# On both sides of where a square is completed, and where one of them is zero.
+COEFFICIENTS = [
+    *(QUINTIC, CONVERGING, (1.5, -0.5, 0.0), (1.5, -0.79, 0.1), (1.5, -0.81, 0.1)),
+    *((1.5, 0.0, -0.5), (1.5, -0.5, 1e-8), (0.5, 0.5, 0.0), (1.0, 0.0, 0.0)),
+]
+ROUNDING = {
+    torch.float64: 1e-13,
+    torch.complex128: 1e-13,
+    torch.float32: 3e-5,
+    torch.complex64: 3e-5,
+    torch.bfloat16: 0.1,
+}
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
+@pytest.mark.parametrize("coefficients", COEFFICIENTS, ids=str)
+def test_any_coefficients_are_the_polynomials(coefficients, dtype):
+    """However it is computed; square, tall and wide; to the dtype's precision."""
+    for shape in [(32, 32), (48, 32), (16, 128), (128, 16)]:
+        matrix = randn(*shape, dtype=dtype)
+        expected = by_singular_values(matrix, coefficients, 5)
+        found = newton_schulz(matrix, coefficients)
+        assert (found - expected).abs().max() < ROUNDING[dtype]
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_default_is_muons(shape):
     """Five steps of the quintic."""
@@ -99,12 +124,20 @@ def test_vmap_may_be_nested():
     torch.testing.assert_close(found, newton_schulz(stack), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize(
+    "coefficients", [QUINTIC, (1.5, -0.5, 0.0), (1.5, -0.81, 0.1)], ids=str
+)
 @pytest.mark.parametrize("shape", [(3, 3), (2, 5), (5, 2)], ids=str)
-def test_gradients_are_those_of_finite_differences(shape):
+def test_gradients_are_those_of_finite_differences(shape, coefficients, dtype):
     """It is made of differentiable operations, under vmap too."""
-    matrix = randn(2, *shape).requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: newton_schulz(m, steps=2), matrix)
-    mapped = torch.vmap(lambda m: newton_schulz(m, steps=2))
+    matrix = randn(2, *shape, dtype=dtype).requires_grad_()
+
+    def iterated(m):
+        return newton_schulz(m, coefficients, steps=2)
+
+    assert torch.autograd.gradcheck(iterated, matrix)
+    mapped = torch.vmap(iterated)
     assert torch.autograd.gradcheck(mapped, matrix)
 
 
