@@ -115,7 +115,8 @@ class Around:
                 {node: self._room(stack, call.tensors[node]) for node in call.computed}
                 for call in calls
             ]
-            walk().run(self.table.address, member, *chunks)
+            if any(rooms):
+                walk().run(self.table.address, member, *chunks)
             for call, room in zip(calls, rooms, strict=True):
                 stacked = {node: (room | given)[node] for node in call.tensors}
                 result = given[call.node] = _called(call, stacked, scalars)

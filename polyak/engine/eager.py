@@ -1,8 +1,8 @@
 """The eager engine: the rule, called on tensors.
 
 It is the reference for every other engine, and serves what they cannot: devices without
-kernels, tensor subclasses, rules with leaves, sparse gradients, and steps that autograd
-must see (``differentiable=True``).
+kernels, tensor subclasses, sparse gradients, rules that mix leaves with sums, and steps
+that autograd must see (``differentiable=True``).
 
 The step of one parameter has three parts. What the rule takes is made first, by
 :func:`keywords`, :func:`gradient` and :func:`operand`; :func:`computed` calls it and

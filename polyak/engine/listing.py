@@ -68,7 +68,8 @@ def listing(
     loops: list[str] = []
     for region, passes in regions:
         writer = _Writer(region.graph, passes, maximize, lines, scalars)
-        loops += writer.loops()
+        if region.graph.outputs:  # or leaves give each other all that they take
+            loops += writer.loops()
         loops += map(writer.call, region.calls)
     storage = ", ".join(f"{role} {format.name}" for role, format in formats.items())
     before = "".join(f"{line}\n" for line in lines)

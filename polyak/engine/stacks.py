@@ -1,9 +1,10 @@
 """Stacks: parameters that are alike take their step in the eager engine as one.
 
-A rule with leaves is called by Python, once for each parameter, and that call costs
-more than the mathematics of a small matrix. Parameters with equal shapes, dtypes and
-numbers are therefore put into one tensor, and the rule is called once, under
-:func:`torch.vmap`: every leaf still sees one parameter, so that a norm is its norm.
+Where no kernels serve around its leaves (:mod:`.around`), a rule is called by Python,
+once for each parameter, and that call costs more than the mathematics of a small
+matrix. Parameters with equal shapes, dtypes and numbers are therefore put into one
+tensor, and the rule is called once, under :func:`torch.vmap`: every leaf still sees one
+parameter, so that a norm is its norm.
 What each parameter gets differs by rounding at most from what it would get alone.
 """
 
