@@ -495,7 +495,7 @@ def test_explain_names_the_algorithm_of_each_parameter():
     """Beside the engine that runs it."""
     explained = polyak.explain(mixed((MUON, ADAMW)))
     assert [served.rule for served in explained.served] == ["Muon"] * 2 + ["AdamW"] * 2
-    assert "3 (2, 5) float32, AdamW: kernel 0" in str(explained)
+    assert "3 (2, 5) float32, AdamW: kernel 1" in str(explained)
 
 
 def test_the_repr_names_the_algorithm_of_each_group():

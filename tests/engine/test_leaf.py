@@ -140,6 +140,32 @@ def test_what_a_leaf_gives_is_spread_over_the_parameter(given):
     compare(rule, params=lambda: parameters([(3, 4), (4, 4), (3, 4)] + [(4, 4)] * 3))
 
 
+def test_a_batched_leaf_may_give_a_view_that_is_negated():
+    """It is read as it is meant."""
+    function = polyak.leaf(lambda x: torch.complex(x, x).conj().imag, batched=True)
+
+    def rule(param, grad, *, lr):
+        return param - lr * function(grad)
+
+    compare(rule)
+
+
+def test_each_group_has_its_own_numbers_for_a_leaf():
+    """Though the shape is the same."""
+
+    def rule(param, grad, *, lr):
+        return param - unit(grad, scale=lr)
+
+    params = parameters([(3, 4)] * 2)
+    for param in params:
+        param.grad = torch.ones(3, 4)
+    before = [param.detach().clone() for param in params]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5}]
+    probe(rule)(groups, lr=0.1).step()
+    moved = [(b - p.detach()).norm() for b, p in zip(before, params, strict=True)]
+    torch.testing.assert_close(torch.stack(moved), torch.tensor([0.1, 0.5]))
+
+
 def test_leaves_give_each_other_tensors_of_any_shape():
     """No kernel takes part in that."""
     gram, times = polyak.leaf(lambda x: x @ x.mT), polyak.leaf(lambda g, x: g @ x)
