@@ -22,4 +22,5 @@ case = Case(
     # A complex matrix is one of reals that is twice as wide; torch refuses it.
     takes=("does not support complex parameters",),
     complex=False,
+    in_order=True,
 )

@@ -72,6 +72,6 @@ case = Case(
     ),
     layouts=("matrix", "transposed", "empty", "images", "channels_last", "sliced"),
     complex=False,
-    kernel=False,
+    in_order=True,
     takes=("only support 2D parameters",),
 )

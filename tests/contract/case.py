@@ -60,6 +60,8 @@ class Case:
             on the others, and groups may differ in ``lr`` alone. The reference takes
             one group.
         kernel: its step is a kernel, where the parameters allow it.
+        in_order: kernels serve parameters only whose numbers lie in order, since the
+            rule tells rows from columns or has a leaf.
         bounded: a hyperparameter and a value that is out of its bounds.
         ulps: how many units in the last place a step may differ from the reference's,
             measured at the largest number of the tensor.
@@ -86,6 +88,7 @@ class Case:
     groups: bool = True
     joint: bool = False
     kernel: bool = True
+    in_order: bool = False
     bounded: tuple[str, Any] = ("lr", -1.0)
     ulps: float = 4
     why_ulps: str = ""

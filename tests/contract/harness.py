@@ -62,6 +62,9 @@ every_optimizer = optimizers(lambda case: True)
 every_grouped_optimizer = optimizers(lambda case: case.groups)
 # Those whose groups do not depend on each other.
 every_separable_optimizer = optimizers(lambda case: case.groups and not case.joint)
+every_kernel_of_vectors = optimizers(
+    lambda case: case.kernel and "vector" in case.layouts
+)
 # All but those that compute the gradients themselves, by a closure.
 every_given_gradients = optimizers(lambda case: not case.closure)
 
@@ -100,13 +103,10 @@ def takes(name: str, argument: str) -> bool:
 
 
 def in_kernels(name: str, layouts: Iterable[str] = DENSE) -> tuple[str, ...]:
-    """Those of the layouts that kernels serve.
-
-    Where a rule tells rows from columns, these must lie in their order.
-    """
-    slots: Iterable[polyak.Slot] = getattr(ours(name), "slots", {}).values()
-    left_out = PERMUTED if any(slot.per for slot in slots) else ()
-    return tuple(label for label in layouts if label not in left_out)
+    """Those of the layouts that the optimizer takes and that kernels serve."""
+    case = find_case(name) or Case()
+    left_out = PERMUTED if case.in_order else ()
+    return tuple(x for x in layouts if x in case.layouts and x not in left_out)
 
 
 def argument_sets(name: str) -> dict[str, Arguments]:

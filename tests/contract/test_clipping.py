@@ -23,6 +23,7 @@ from tests.contract.harness import (
     case_of,
     closure_for,
     every_given_gradients,
+    every_kernel_of_vectors,
     find_case,
     give_gradients,
     in_kernels,
@@ -203,7 +204,7 @@ def scale_to(params, limit):
         param.grad = (param.grad.double() * (limit / (norm + 1e-6))).to(param.dtype)
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 def test_the_norm_is_that_of_all_dtypes_and_engines(name):
     """Several kernels and eager members together: each to its own precision."""
     actual = make(ours(name), mixed(name), {**case_of(name).stateful, **NORM})
@@ -237,7 +238,7 @@ def test_without_gradients_nothing_is_clipped(name, foreach):
     assert clipping.steps == 3
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 def test_a_team_of_threads_changes_no_bit(name):
     """The norm is a sum in the same order, whoever adds."""
     before, found = torch.get_num_threads(), []
@@ -406,7 +407,7 @@ def test_a_deep_copy_continues_bit_for_bit(name):
 # With other things
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 def test_clipping_is_a_part_of_the_kernels(name):
     """They serve every parameter still, and explain shows what is done."""
     kernels = len(polyak.explain(build(name, ("matrix", "vector"))).kernels)

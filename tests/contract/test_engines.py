@@ -11,12 +11,12 @@ from tests.contract.harness import (
     NAMES,
     argument_sets,
     case_of,
+    every_kernel_of_vectors,
     every_separable_optimizer,
     find_case,
     give_gradients,
     in_kernels,
     make,
-    optimizers,
     ours,
     parameters,
     params_of,
@@ -78,7 +78,7 @@ def test_eager_and_fused_differ_by_rounding_alone(name, dtype, arguments):
     assert not eager._plan.buckets
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 def test_threads_do_not_change_a_bit(name, many_threads):
     """One thread and two, on tensors of several chunks and on small ones."""
     runs = []

@@ -26,6 +26,7 @@ from tests.contract.harness import (
     advance,
     argument_sets,
     case_of,
+    every_kernel_of_vectors,
     find_case,
     give_gradients,
     in_kernels,
@@ -184,7 +185,7 @@ def test_averages_are_those_of_an_averaged_model(name, decay):
     assert_same(averages(actual), due, STEPS * case_of(name).ulps)
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eager_and_fused_averages_differ_by_rounding_alone(name, dtype):
     """A few units in the last place a step, as the parameters do."""
@@ -199,7 +200,7 @@ def test_eager_and_fused_averages_differ_by_rounding_alone(name, dtype):
     assert not eager._plan.buckets
 
 
-@optimizers(lambda case: case.kernel)
+@every_kernel_of_vectors
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_averages_are_computed_in_the_kernels_of_the_step(name, dtype):
     """They serve every parameter, and are no more than without averages."""
