@@ -17,7 +17,7 @@ from .layout import dense, memory, overlap, same_layout, span
 from .triton.devices import engine_of, no_kernels
 from .triton.source import FORMATS
 
-__all__ = ["Tensors", "objection", "overlapping"]
+__all__ = ["Tensors", "form", "objection", "overlapping", "refusal"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -44,12 +44,9 @@ def objection(
         in_order: the rule does not take each number by itself, and the numbers must
             lie in order.
     """
-    if group.get("differentiable"):
-        return "differentiable=True: autograd must see the step"
-    if group.get("fused") is False:
-        return "fused=False"
-    if group.get("foreach") is False:
-        return "foreach=False"
+    why = refusal(group)
+    if why is not None:
+        return why
     if compiling:
         return "torch.compile is tracing the step"
     if torch_abi.symbols() is None:
@@ -84,6 +81,26 @@ def objection(
     if homes - {torch.device("cpu")} - {param.device} or len(homes) > 1:
         return "the numbers of the state are neither on the CPU nor with the parameter"
     return None
+
+
+def refusal(group: Group) -> str | None:
+    """Why no parameter of a group can have a kernel, whatever the tensors are."""
+    if group.get("differentiable"):
+        return "differentiable=True: autograd must see the step"
+    if group.get("fused") is False:
+        return "fused=False"
+    if group.get("foreach") is False:
+        return "foreach=False"
+    return None
+
+
+def form(tensor: Tensor) -> Any:
+    """What can change about a tensor that stays the same object, by ``tensor.data``."""
+    kind = type(tensor)
+    if kind not in _PLAIN or tensor.layout is not torch.strided:
+        return kind
+    at = memory(tensor), tensor.storage_offset()
+    return kind, at, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _form(tensor: Tensor) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..slot import number
 from .bucket import Bucket
 from .eager import watched
+from .fitness import form, refusal
 from .inspection import inspect_gradients
 from .reading import Reading
 from .stacks import Stack, gathered
@@ -46,6 +47,7 @@ class EagerMember:
         sparse: the gradient is sparse.
         by_rows: only its rows are updated.
         passing: it is the gradient that stands apart, and the next one may not.
+        forms: of the tensors, if others in their place could have a kernel.
     """
 
     member: Member
@@ -54,6 +56,17 @@ class EagerMember:
     sparse: bool
     by_rows: bool
     passing: bool
+    forms: list[Any] | None
+
+    def holds(self) -> bool:
+        """Whether the parameter must run eagerly still."""
+        grad = self.member.param.grad
+        return (
+            grad is not None
+            and grad.is_sparse == self.sparse
+            and not self.passing
+            and (self.forms is None or self.forms == _forms(self.member))
+        )
 
 
 class Plan:
@@ -154,8 +167,9 @@ class Plan:
         group = optimizer.param_groups[member.group]
         by_rows = sparse and optimizer.in_charge(group).on_sparse(group) == "rows"
         passing = why.startswith("the gradient") and not sparse
+        forms = None if sparse or refusal(group) else _forms(member)
         self.eager.append(
-            EagerMember(member, verdict.reading, why, sparse, by_rows, passing)
+            EagerMember(member, verdict.reading, why, sparse, by_rows, passing, forms)
         )
 
     # Holding
@@ -175,7 +189,7 @@ class Plan:
         """Whether what is in no bucket is as it was."""
         return (
             all(param.grad is None for param in self._idle)
-            and all(map(self._eager_holds, self.eager))
+            and all(map(EagerMember.holds, self.eager))
             and all(map(self._reads_the_same, self._stacks))
         )
 
@@ -202,11 +216,6 @@ class Plan:
             for bucket in self.buckets:
                 bucket.assign(now.numbers)
         return seen == SAME or self._watch.renew(optimizer)
-
-    def _eager_holds(self, entry: EagerMember) -> bool:
-        """Whether a parameter must run eagerly still."""
-        grad = entry.member.param.grad
-        return grad is not None and grad.is_sparse == entry.sparse and not entry.passing
 
     def _reads_the_same(self, stack: Stack) -> bool:
         """Whether the rule reads as it did for the numbers that there are now."""
@@ -269,6 +278,10 @@ class Plan:
             if not optimizer.state[param]:
                 del optimizer.state[param]
         self._made.clear()
+
+
+def _forms(member: Member) -> list[Any]:
+    return [form(tensor) for tensor in (member.param, *member.slots())]
 
 
 def _dtypes(member: Member) -> Iterator[Any]:

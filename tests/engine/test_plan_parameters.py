@@ -29,7 +29,7 @@ def test_parameters_begin_to_overlap(run):
     run.params[1].data = run.params[0].data.view(-1)[2:9]
     run.steps(2, "kernel and eager")
     run.params[1].data = run.params[1].data.clone()
-    run.steps(2, None)
+    run.steps()
 
 
 @compared()
@@ -236,3 +236,69 @@ def test_a_device_that_changes_makes_another_plan():
         optimizer.step()
     assert engines(optimizer) == "eager"
     assert other.tolist() == [0.5, 1.5]
+
+
+def in_order(param):
+    param.data = param.data.contiguous()
+
+
+def on_the_cpu(param):
+    torch.utils.swap_tensors(param, torch.ones(3, 4).requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("data", "change"),
+    [
+        (torch.ones(4, 3).t(), in_order),
+        (torch.ones(6, 4)[::2], in_order),
+        (torch.ones(3, 4, device="meta"), on_the_cpu),
+    ],
+    ids=["transposed", "sliced", "meta"],
+)
+def test_a_reason_to_run_eagerly_may_pass(data, change):
+    """The same object can become another tensor, for which there is a kernel."""
+
+    def rule(param, grad, *, lr):
+        return param - lr * (grad - grad.mean(-1, keepdim=True))
+
+    param = data.requires_grad_()
+    optimizer = probe(rule)([param], lr=0.5)
+    for due in ("eager", "eager", "kernel"):
+        if due == "kernel":
+            plan = optimizer._plan
+            param.grad = None
+            change(param)
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+        assert engines(optimizer) == due
+    assert optimizer._plan is not plan
+    assert torch.allclose(param, torch.ones_like(param))
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": False}], ids=str)
+def test_a_plan_of_the_eager_engine_is_kept(options):
+    """While nothing about its tensors is another."""
+    param = torch.ones(6, 4)[::2].requires_grad_()
+    optimizer = polyak.Adam([param], **options)
+    plans = set()
+    for step in range(3):
+        param.grad = torch.full((3, 4), float(step))
+        optimizer.step()
+        plans.add(id(optimizer._plan))
+    assert len(plans) == 1
+
+
+def test_a_slot_that_is_put_in_order():
+    """The state may be the reason as well."""
+    param = torch.ones(3, 4).requires_grad_()
+    param.grad = torch.ones(3, 4)
+    optimizer = polyak.SGD([param], momentum=0.9)
+    optimizer.init_state()
+    optimizer.step()
+    buffer = optimizer.state[param]["momentum_buffer"]
+    buffer.data = buffer.data.t().contiguous().t()
+    optimizer.step()
+    assert engines(optimizer) == "eager"
+    buffer.data = buffer.data.contiguous()
+    optimizer.step()
+    assert engines(optimizer) == "kernel"
