@@ -91,15 +91,14 @@ def torchs(contender: Contender, params: list[nn.Parameter]) -> Stepped:
 
 
 def polyaks(contender: Contender, params: list[nn.Parameter]) -> Stepped:
-    """polyak's step, which does all of it but for dropping the gradients."""
-    stages = {"clip_grad_norm": NORM, "ema_decay": DECAY}
+    """polyak's step, which does all of it."""
+    stages = {"clip_grad_norm": NORM, "ema_decay": DECAY, "clear_grads": True}
     whole = Contender(contender.optimizer, {**contender.arguments, **stages})
     optimizer = whole.polyak(params)
     optimizer.grad_scale = torch.tensor(SCALE)
 
     def step() -> None:
         optimizer.step()
-        optimizer.zero_grad()
 
     return step
 
