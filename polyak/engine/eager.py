@@ -26,6 +26,7 @@ __all__ = [
     "apart",
     "as_numbers",
     "computed",
+    "double",
     "gradient",
     "keywords",
     "operand",
@@ -151,7 +152,12 @@ def _held(value: Any, unread: bool) -> Any:
 
 def wide(scalar: Tensor) -> Tensor:
     """A scalar that is not read, in the precision of scalars, if the device has it."""
-    return scalar if scalar.device.type == "mps" else scalar.double()
+    return scalar.to(double(scalar.device))
+
+
+def double(device: torch.device) -> torch.dtype:
+    """The widest real numbers that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def watched() -> bool:

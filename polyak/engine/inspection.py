@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..groups import named
 from ..slot import number
+from .eager import double
 from .triton.found import found_on_device
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
     from .plan import Plan
 
-__all__ = ["inspect_gradients"]
+__all__ = ["inspect_gradients", "norm_of"]
 
 Factor = float | Tensor
 _LOW = (torch.bfloat16, torch.float16)
@@ -62,7 +63,7 @@ def _norm(plan: Plan) -> Factor:
     squares: float = sum(bucket.squares() for bucket in plan.buckets)
     if not plan.eager:
         return math.sqrt(squares)
-    norms = [_norm_of(entry.member.param) for entry in plan.eager]
+    norms = [norm_of(_values(entry.member.param)) for entry in plan.eager]
     home = norms[0].device
     norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(home) for n in norms]))
     if not norm.requires_grad:
@@ -72,10 +73,11 @@ def _norm(plan: Plan) -> Factor:
     return total
 
 
-def _norm_of(param: Tensor) -> Tensor:
-    grad = _values(param)
-    dtype = torch.float32 if grad.dtype in _LOW else None
-    norm: Tensor = torch.linalg.vector_norm(grad, dtype=dtype)
+def norm_of(values: Tensor) -> Tensor:
+    """The norm of a gradient, in the precision in which kernels compute it."""
+    real = double(values.device)
+    dtype = real.to_complex() if values.is_complex() else real
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=dtype)
     return norm
 
 
@@ -100,8 +102,12 @@ def _at_most_one(x: Factor) -> Factor:
 def _nonfinite(optimizer: Optimizer) -> Iterator[str]:
     """The parameters whose gradients are not finite."""
     for name, param in named(optimizer.param_groups):
-        if param.grad is not None and not torch.isfinite(_values(param)).all():
-            yield f"parameter {name}"
+        if param.grad is not None:
+            finite = torch.isfinite(_values(param)).all()
+            if hasattr(finite, "full_tensor"):  # else it is of this process's part
+                finite = finite.full_tensor()
+            if not finite:
+                yield f"parameter {name}"
 
 
 def _refuse(owner: str, bad: list[str]) -> None:

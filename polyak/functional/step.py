@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..engine.eager import apart, computed, gradient, keywords, operand, renewed
+from ..engine.inspection import norm_of
 from ..optimizer import Optimizer
 from ..schema import Schema
 from .scalars import scalar
@@ -106,7 +107,7 @@ def injections(optimizer: Optimizer, schema: Schema, grads: list[Tensor]) -> lis
     values: dict[str, Any] = {"clip_grad_value": optimizer.clip_grad_value}
     limit = optimizer.clip_grad_norm
     if limit is not None and grads:
-        norms = [torch.linalg.vector_norm(operand(_values(grad))) for grad in grads]
+        norms = [norm_of(_values(grad)) for grad in grads]
         home = norms[0].device
         norm = torch.linalg.vector_norm(torch.stack([n.to(home) for n in norms]))
         factor = limit / (scalar(norm) + 1e-6)

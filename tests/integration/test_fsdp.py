@@ -105,6 +105,39 @@ def test_a_limit_is_of_the_whole_gradient():
         same(train(POLYAK, "AdamW"), clipped)
 
 
+def with_a_nan(nonfinite):
+    """Three steps, in the second of which one process has a gradient with a NaN."""
+    model = network()
+    for layer in (model[0], model[2], model):
+        fully_shard(layer)
+    optimizer = polyak.SGD(model.parameters(), lr=0.1, nonfinite=nonfinite)
+    errors = []
+    for step, batch in enumerate(batches(3)):
+        optimizer.zero_grad()
+        loss_of(model, part_of(batch)).backward()
+        if step == 1 and dist.get_rank() == 0:
+            model[2].weight.grad.to_local()[0, 0] = float("nan")
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            errors.append(str(error))
+    weights = [whole(param.detach()) for param in model.parameters()]
+    return optimizer.steps, optimizer.skipped_steps, errors, weights
+
+
+def test_one_process_with_a_nan():
+    """All leave the step out, or raise the same error."""
+    skipped, raised = in_two_processes(with_a_nan, [("skip",), ("raise",)])
+    for one, other in (skipped, raised):
+        assert one[:3] == other[:3]
+        torch.testing.assert_close(one[3], other[3], rtol=0, atol=0)
+        assert all(weight.isfinite().all() for weight in one[3])
+    assert skipped[0][:3] == (2, 1, [])
+    assert raised[0][:2] == (2, 0)
+    assert "the gradient of parameter 2 is not finite" in raised[0][2][0]
+    torch.testing.assert_close(skipped[0][3], raised[0][3], rtol=0, atol=0)
+
+
 def averaged(keeper):
     """The average of the weights in a run, by the optimizer or beside it."""
     model = network()
