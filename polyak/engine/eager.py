@@ -84,8 +84,9 @@ def update(
     for name in targets:
         others = (tensor for key, tensor in tensors.items() if key != name)
         new[name] = apart(new[name], [*others, grad])
-    for name, target in targets.items():
-        _write(target, new[name], rows)
+    if param.numel():  # else a mean is that of nothing
+        for name, target in targets.items():
+            _write(target, new[name], rows)
     for name in held:
         write_number(state, name, new[name])
     if schema.counts_steps:

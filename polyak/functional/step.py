@@ -75,6 +75,8 @@ def stepped(
     tensors = {name: operand(tensor, rows) for name, tensor in targets.items()}
     new = _called(schema, tensors, grad, held, words)
     taken = [*tensors.values(), grad]
+    if not param.numel():  # a mean is that of nothing
+        new |= tensors
     for name, target in targets.items():
         value = apart(new[name], taken)
         taken += [value] if isinstance(value, Tensor) else []

@@ -302,14 +302,18 @@ def test_sizes_about_a_chunks(size):
 
 @each(["trust_ratio", "factored", "slots_of_slots", "only_small_slots_change"])
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 3), (0, 2, 2)], ids=str)
-def test_empty_parameters(name, shape):
-    """They pass beside others, and nothing is written anywhere."""
-    _, optimizer = trained(name, [(3, 4), (5, 2), shape])
-    expected, _ = trained(name, [(3, 4), (5, 2)])
+@pytest.mark.parametrize("foreach", [None, False])
+def test_empty_parameters(name, shape, foreach):
+    """They pass beside others, and nothing is written anywhere but their counters."""
+    _, optimizer = trained(name, [(3, 4), (5, 2), shape], foreach=foreach)
+    expected, _ = trained(name, [(3, 4), (5, 2)], foreach=foreach)
     params = optimizer.param_groups[0]["params"]
     found = state_of(optimizer, params[:2])
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert params[2].shape == shape
+    state = optimizer.state[params[2]]
+    assert all((state[name] == 0).all() for name in state.keys() - {"step"})
+    assert state.get("step", 3) == 3
 
 
 @pytest.fixture

@@ -119,6 +119,21 @@ def test_transforms_under_grad_and_vmap():
     )
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_transforms_of_empty_parameters(shape, dtype):
+    """Means of nothing are not kept."""
+    steps = transform(polyak.Adafactor)
+    params = {"w": torch.zeros(shape, dtype=dtype)}
+    state = steps.init(params)
+    for step in (1, 2):
+        params, state = steps.update(params, params, state)
+        assert params["w"].shape == shape
+        assert state["w"]["step"] == step
+        assert (state["w"]["row_var"] == 0).all()
+        assert (state["w"]["col_var"] == 0).all()
+
+
 # Complex parameters: torch's Adafactor refuses them; ours takes their pairs.
 
 
