@@ -94,7 +94,8 @@ class Body:
             f"ptr noalias {'readonly ' * (role == 'grad')}%role{index}"
             for index, role in enumerate(self.roles)
         ]
-        kept = [f"ptr noalias %kept{index}" for index, _ in enumerate(self.passes.kept)]
+        buffers = enumerate(self.passes.buffers)
+        kept = [f"ptr noalias %kept{index}" for index, _ in buffers]
         return [*roles, "ptr noalias readonly %values", *kept]
 
     def role(self, name: str) -> str:
@@ -103,7 +104,7 @@ class Body:
 
     def kept(self, node: fx.Node) -> str:
         """The address of what an interlude computes."""
-        return f"%kept{self.passes.kept.index(node)}"
+        return f"%kept{self.passes.buffer(node)}"
 
     def part(self, node: fx.Node) -> str:
         """The address of a chunk's part of a sum."""

@@ -148,7 +148,7 @@ def _given(body: Body) -> str:
 
 def _names(body: Body) -> list[str]:
     roles = [f"ptr %role{index}" for index, _ in enumerate(body.roles)]
-    kept = [f"ptr %kept{index}" for index, _ in enumerate(body.passes.kept)]
+    kept = [f"ptr %kept{index}" for index, _ in enumerate(body.passes.buffers)]
     return [*roles, "ptr %scalars", *kept]
 
 
@@ -266,8 +266,9 @@ def _memory(body: Body) -> str:
         Extent.WHOLE: "1",
     }
     parts = {Extent.WHOLE: "1", Extent.COLUMN: code.multiply(touched, "%columns")}
+    owners = [nodes[0] for nodes in body.passes.buffers]
     for array, index, name, nodes, counts in (
-        ("%kept_at", "%tensor", "%kept", body.passes.kept, kept),
+        ("%kept_at", "%tensor", "%kept", owners, kept),
         ("%parts_at", "%c", "%part", body.passes.parts, parts),
     ):
         at = code.emit(f"load ptr, ptr {code.item(array, index, 8)}")

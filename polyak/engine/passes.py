@@ -13,7 +13,7 @@ less than storing and reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -49,13 +49,15 @@ class Passes:
 
     Attributes:
         passes: in order; at least one.
-        kept: what interludes compute for others: it needs memory until the end.
+        kept: what interludes compute for others.
+        buffers: the memory for it: what is not needed at the same time shares one.
         small: names of the outputs that interludes compute; the last one stores them.
         has_rows: rows and columns are told apart.
     """
 
     passes: list[Pass]
     kept: list[fx.Node]
+    buffers: list[list[fx.Node]]
     small: list[str]
     has_rows: bool
 
@@ -73,9 +75,15 @@ class Passes:
             node for extent in extents for node in sums if extent_of(node) is extent
         ]
 
+    def buffer(self, node: fx.Node) -> int:
+        """The index of the buffer that a kept node has."""
+        (index,) = [i for i, nodes in enumerate(self.buffers) if node in nodes]
+        return index
+
     def memory(self, matrices: int, rows: int, columns: int) -> int:
         """How many numbers ``kept`` takes, for so many matrices."""
-        return _memory(self.kept, matrices, rows, columns)
+        owners = [nodes[0] for nodes in self.buffers]
+        return _memory(owners, matrices, rows, columns)
 
     def memory_of_parts(self, matrices: int, columns: int) -> int:
         """How many numbers the parts of a chunk take that touches so many matrices."""
@@ -135,7 +143,55 @@ def split(graph: Graph) -> Passes:
         or any(user in live and user not in group for user in node.users)
     ]
     small = [name for name in changed if name not in large]
-    return Passes(passes, kept, small, graph.has_rows)
+    at_the_end = _nodes(changed[name] for name in small)
+    in_passes = [_nodes(changed[name] for name in each.stored) for each in passes]
+    buffers = _buffers(_lives(passes, kept, in_passes, at_the_end))
+    return Passes(passes, kept, buffers, small, graph.has_rows)
+
+
+# A moment: how many passes have begun, and how many groups of the interlude.
+_Moment = tuple[int, int]
+
+
+def _lives(
+    passes: list[Pass],
+    kept: list[fx.Node],
+    stored: list[list[fx.Node]],
+    at_the_end: list[fx.Node],
+) -> dict[fx.Node, tuple[_Moment, _Moment]]:
+    """When each node that is kept is written first, and when it is read last."""
+    born: dict[fx.Node, _Moment] = {}
+    last: dict[fx.Node, _Moment] = {}
+
+    def read(nodes: Iterable[fx.Node], moment: _Moment) -> None:
+        last.update((x, moment) for node in nodes for x in node.all_input_nodes)
+
+    for index, each in enumerate(passes):
+        read(each.numbers, (index, 0))
+        last.update((node, (index, 0)) for node in stored[index])
+        for place, group in enumerate(each.after, 1):
+            read(group, (index, place))
+            for node in group:
+                in_pass = node in each.sums and extent_of(node) is Extent.ROW
+                born[node] = index, 0 if in_pass else place
+    last.update((node, (len(passes), 0)) for node in at_the_end)
+    return {node: (born[node], last[node]) for node in kept}
+
+
+def _buffers(
+    lives: Mapping[fx.Node, tuple[_Moment, _Moment]],
+) -> list[list[fx.Node]]:
+    """Nodes that extend alike and live one after the other, together."""
+    buffers: list[list[fx.Node]] = []
+    for node in sorted(lives, key=lambda node: lives[node][0]):
+        for nodes in buffers:
+            is_free = lives[nodes[-1]][1] < lives[node][0]
+            if is_free and extent_of(nodes[0]) is extent_of(node):
+                nodes.append(node)
+                break
+        else:
+            buffers.append([node])
+    return buffers
 
 
 def _groups(nodes: list[fx.Node]) -> list[list[fx.Node]]:

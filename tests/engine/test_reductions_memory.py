@@ -164,6 +164,19 @@ def test_rows_that_move_in_memory_are_found():
     assert_close(state_of(optimizer, params), state_of(twin, others))
 
 
+@pytest.mark.parametrize(
+    ("shape", "share"), [((1000, 1000), 0.03), ((64, 64, 3, 3), 1.9)], ids=str
+)
+def test_what_is_kept_between_passes_takes_little_memory(shape, share):
+    """A few numbers a row and a column, of which filters have as many as numbers."""
+    param = torch.ones(shape).requires_grad_()
+    optimizer = polyak.Adafactor([param])
+    gradients([param], 0)
+    optimizer.step()
+    memory = optimizer._plan.buckets[0].table.arrays["memory"]
+    assert 0 < memory.size < share * param.numel()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_passes_are_vectorised(dtype):
     """In all of them the loop over a row takes several columns at once."""
