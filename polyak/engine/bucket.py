@@ -20,6 +20,7 @@ from .around import Around, stacks
 from .formats import Format
 from .kernel import Kernel
 from .norm import squares
+from .passes import Passes
 from .reading import Reading
 from .survey import Member, Numbers
 from .table import CHUNK, Table
@@ -28,7 +29,7 @@ from .workspace import lay_out
 
 __all__ = ["Bucket"]
 
-ROWS = 16  # at least so many in a chunk
+ROWS = 16  # at least so many in a chunk that sums up columns
 
 _KINDS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
 
@@ -143,7 +144,7 @@ class Bucket:
         forms = [params, *(slot if is_small else params for is_small, slot in slots)]
         shapes, shape_at = _shapes([*forms, params])
         sizes = _sizes(params, self.kernel.passes.has_rows)
-        chunks = _chunks(sizes, self.kernel.passes.has_rows)
+        chunks = _chunks(sizes, self.kernel.passes)
         self._arguments = self.reading.graph.arguments()
         arguments = len(self._arguments)
 
@@ -292,15 +293,16 @@ def _sizes(params: Sequence[Tensor], has_rows: bool) -> npt.NDArray[Any]:
     return sizes
 
 
-def _chunks(sizes: npt.NDArray[Any], has_rows: bool) -> npt.NDArray[Any]:
+def _chunks(sizes: npt.NDArray[Any], passes: Passes) -> npt.NDArray[Any]:
     """Rows (tensor, first number, count of numbers), one column a chunk.
 
-    Where rows are told apart, a chunk has whole rows, and several of them: it has
+    Where rows are told apart, a chunk has whole rows, and several of them if it has
     memory of its own for a sum of each column. Of small matrices it has whole ones.
     """
+    has_rows, least = passes.has_rows, ROWS if passes.sums_columns else 1
     columns = []
     for tensor, (length, rows, row) in enumerate(sizes.T.tolist()):
-        size = max(ROWS, CHUNK // max(1, row)) * row if has_rows else CHUNK
+        size = max(least, CHUNK // max(1, row)) * row if has_rows else CHUNK
         if has_rows and 0 < rows * row < size:
             size -= size % (rows * row)
         columns += [

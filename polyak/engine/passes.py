@@ -75,6 +75,11 @@ class Passes:
             node for extent in extents for node in sums if extent_of(node) is extent
         ]
 
+    @property
+    def sums_columns(self) -> bool:
+        """Whether a chunk finds parts of a sum for each column that it has."""
+        return any(extent_of(node) is Extent.COLUMN for node in self.parts)
+
     def buffer(self, node: fx.Node) -> int:
         """The index of the buffer that a kept node has."""
         (index,) = [i for i, nodes in enumerate(self.buffers) if node in nodes]

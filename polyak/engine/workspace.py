@@ -6,9 +6,9 @@ of the filters of a convolution, matrices of three rows and columns, Adafactor's
 1.9 times the parameter. Less would take memory of a thread instead of a tensor, for
 tensors that one thread does alone, and passes that compute anew what they share.
 
-A chunk has several whole rows, for it has its own part of the sum of each column: were
-the rows of a (4, 10_000_000) matrix shared out, the parts would take as much as the
-matrix. So one thread does all of it.
+Where columns are summed up, a chunk has several rows, for it has its own part of each
+sum: were the rows of a (4, 10_000_000) matrix shared out, the parts would take as much
+as the matrix. So one thread does all of it.
 """
 
 from __future__ import annotations

@@ -316,6 +316,14 @@ def test_empty_parameters(name, shape, foreach):
     assert state.get("step", 3) == 3
 
 
+@pytest.mark.parametrize(("name", "count"), [("centred", 4), ("centred_columns", 1)])
+def test_long_rows_are_shared_out(name, count):
+    """Unless columns are summed up, of which each chunk has its parts."""
+    check(name, [(4, 100_000)])
+    _, optimizer = trained(name, [(4, 100_000)], steps=1)
+    assert optimizer._plan.buckets[0].table.arrays["chunk"].shape[1] == count
+
+
 @pytest.fixture
 def shared(monkeypatch, threads):
     """Any work is shared, among as many threads as the test says."""
