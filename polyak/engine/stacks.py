@@ -52,7 +52,7 @@ def gathered(groups: Sequence[Group], entries: Sequence[EagerMember]) -> list[St
 def _fits(group: Group, entry: EagerMember) -> bool:
     """Whether a parameter may share a stack at all."""
     return (
-        bool(entry.reading.graph.leaves)
+        bool(entry.reading.graph.leaves and entry.member.param.numel())
         and not entry.sparse
         and not group.get("differentiable")
         and not group.get("capturable")
