@@ -115,7 +115,7 @@ def load(
             loaded in this order; if one refuses its state, all get theirs back.
 
     Returns:
-        The parts that were not given, by their names: plain data, and state dicts.
+        The parts that were not given, by their names, as plain data and state dicts.
         Without objects, this is all of the file, and nothing else happens.
 
     Raises:

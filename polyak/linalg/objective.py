@@ -16,6 +16,7 @@ from .strong_wolfe import Point, strong_wolfe
 __all__ = ["Closure", "Iterate", "Objective"]
 
 Closure = Callable[[], Any]
+"""``closure()`` computes the loss and its gradients, and returns the loss."""
 
 
 @dataclass(frozen=True, eq=False)

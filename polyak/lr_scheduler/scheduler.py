@@ -23,6 +23,7 @@ EPOCH_DEPRECATION_WARNING = (
     "deprecated where possible. Please use `scheduler.step()` to step the scheduler. "
     "With an epoch, the scheduler goes there by its closed form, where it has one."
 )
+"""What ``step(epoch)`` warns with; torch has it by this name too."""
 
 StateDict = dict[str, Any]
 Hyperparams = Literal["checkpoint", "current"]

@@ -73,7 +73,7 @@ def future(what: Any, steps: int | None = None, *, lr: float | None = None) -> F
         lr: the rate that a schedule is a factor of.
 
     Returns:
-        The values. Nothing has changed: not the schedulers, the optimizer, its
+        The values. Nothing has changed, neither the schedulers nor the optimizer, its
         parameters or the state of random generators.
 
     Raises:

@@ -38,7 +38,7 @@ class Lap:
     """The training loss of every step, before its update."""
     evaluations: tuple[Evaluation, ...]
     step_seconds: float | None
-    """Median of a whole step: forward, backward and update."""
+    """Median of a whole step, of forward, backward and update."""
     optimizer_seconds: float | None
     """Median of the optimizer's own part of a step."""
     state_bytes: int

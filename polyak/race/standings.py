@@ -51,7 +51,7 @@ class Standing:
 
     @property
     def state_bytes(self) -> int:
-        """The largest state: L-BFGS's is not the same after every lap."""
+        """The largest state; L-BFGS's is not the same after every lap."""
         return max(lap.state_bytes for lap in self.laps)
 
     def steps_to(self, accuracy: float) -> float | None:
