@@ -47,9 +47,15 @@ format: $(VENV)/.installed-dev ## Fix style and formatting in place
 bench: $(VENV)/.installed-bench ## Measure polyak, torch.optim and others side by side
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m benchmarks $(ARGS)
 
+# Warnings are errors: a reference that leads nowhere, a public name without a docstring.
+.PHONY: docs
+docs: $(VENV)/.installed-dev ## Build the documentation: build/docs/index.html
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx -W --keep-going -q docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
+
 .PHONY: clean
 clean: ## Remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/optimizers docs/reference .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. The build backend is installed, pinned, like all the rest: without
