@@ -28,6 +28,7 @@ html_title = "polyak"
 html_static_path = ["assets"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
+html_show_copyright = False
 html_copy_source = False
 html_show_sphinx = False
 

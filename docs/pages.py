@@ -76,7 +76,7 @@ def write(path: Path, text: str) -> None:
 
 def toctree(names: list[str]) -> str:
     """The navigation under a page."""
-    return "```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+    return "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -106,11 +106,11 @@ def optimizers_page() -> Iterator[str]:
     yield (
         "# Optimizers\n\n"
         "All of them take the arguments of torch's optimizer of the same name, in its "
-        "order, and make its state. Those with a rule, all but LBFGS, take the keywords "
-        "of {class}`polyak.Stages` besides.\n\n"
+        "order, and make its state. Those with a rule, all but LBFGS, take the "
+        "keywords of {class}`polyak.Stages` besides.\n\n"
     )
     yield table(
-        ["optimizer", "what it is", "state, bytes a number"],
+        ["optimizer", "what it is", "state, bytes a parameter"],
         [
             [f"[{name}]({name}.md)", headline(kind), f"{sum(sizes(kind).values()):.3g}"]
             for name, kind in kinds.items()
@@ -127,7 +127,7 @@ def optimizers_page() -> Iterator[str]:
 def optimizer_page(kind: type[polyak.Optimizer]) -> Iterator[str]:
     """An optimizer: its docstring, rule, kernel, picture and state."""
     name = kind.__name__
-    yield f"# {name}\n\n{headline(kind)}\n\n"
+    yield f"# {name}\n\n"
     yield f"```{{eval-rst}}\n.. autoclass:: polyak.{name}\n```\n\n"
     if kind.has_rule:
         yield (
@@ -144,9 +144,9 @@ def optimizer_page(kind: type[polyak.Optimizer]) -> Iterator[str]:
         + ":\n\n"
     )
     found = sizes(kind)
-    rows = [[f"`{slot}`", f"{size:.3g}"] for slot, size in found.items()]
+    rows = [[f"`{slot}`", bytes_of(size)] for slot, size in found.items()]
     rows.append(["together", f"{sum(found.values()):.3g}"])
-    yield table(["state", "bytes a number"], rows)
+    yield table(["state", "bytes a parameter"], rows)
 
 
 def headline(kind: type[polyak.Optimizer]) -> str:
@@ -177,13 +177,14 @@ def picture_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
     given = {"lr": path.lr, **paths.ARGUMENTS.get(name, {})}
     call = f"{name}([point], {', '.join(f'{k}={v!r}' for k, v in given.items())})"
     yield (
-        "## A way down\n\n"
+        "## On a test function\n\n"
         f"![{name}'s path in Rosenbrock's valley]({name}.svg)\n\n"
         f"`{call}` on Rosenbrock's function, "
         "$`f(x, y) = (1 - x)^2 + 100\\,(y - x^2)^2`$, from (−1.5, 2), for "
         f"{len(path.points) - 1} steps. The star is the minimum. {chosen_of(kind)} "
-        f"It ends at $`f = {scientific(path.heights[-1])}`$. This is two numbers and no noise: a "
-        "picture of how the optimizer moves, not of how well it trains networks.\n\n"
+        f"It ends at $`f = {scientific(path.heights[-1])}`$. This is two "
+        "numbers and no noise: a picture of how the optimizer moves, not of how well "
+        "it trains networks.\n\n"
     )
 
 
@@ -202,6 +203,12 @@ def scientific(value: float) -> str:
     """A number in TeX."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     return mantissa + (rf" \\cdot 10^{{{int(exponent)}}}" if exponent else "")
+
+
+def bytes_of(size: float) -> str:
+    """Bytes a parameter, or those of a number that a tensor has once."""
+    once = size * 1024 * 1024
+    return f"{size:.3g}" if once > 8 else f"{once:g} a tensor"
 
 
 @cache
@@ -317,9 +324,12 @@ def reference_page(name: str) -> Iterator[str]:
 def entry(full: str, name: str, value: Any) -> str:
     """What tells Sphinx to document a name."""
     if isinstance(value, type):
-        options = "   :members:\n   :inherited-members:"
-        return f".. autoclass:: {full}\n{options}\n\n"
+        # What it has from a public class is documented there.
+        public = [kind.__name__ for kind in value.__mro__[1:] if id(kind) in homes()]
+        inherited = f"   :inherited-members: {', '.join(public)}".rstrip()
+        return f".. autoclass:: {full}\n   :members:\n{inherited}\n\n"
     if is_function(value) and name not in TORCHS:
         return f".. autofunction:: {full}\n\n"
     text = textwrap.indent(described(name, value), "   ")
-    return f".. py:data:: {full}\n\n{text}\n\n"
+    module = full.removesuffix(f".{name}")
+    return f".. py:data:: {name}\n   :module: {module}\n\n{text}\n\n"
