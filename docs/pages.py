@@ -61,7 +61,7 @@ def main() -> None:
     REFERENCE.mkdir(exist_ok=True)
     for name, kind in all_optimizers().items():
         write(OPTIMIZERS / f"{name}.md", "".join(optimizer_page(kind)))
-        draw(kind, OPTIMIZERS / f"{name}.svg")
+        paths.draw(path_of(kind), OPTIMIZERS / f"{name}.svg")
     write(OPTIMIZERS / "index.md", "".join(optimizers_page()))
     for name in MODULES:
         write(REFERENCE / f"{name}.md", "".join(reference_page(name)))
@@ -92,12 +92,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def path_of(kind: type[polyak.Optimizer]) -> paths.Path2d:
     """The way that an optimizer goes on the test function."""
     return paths.best(kind)
-
-
-def draw(kind: type[polyak.Optimizer], file: Path) -> None:
-    """Draw its way, if that is not done yet."""
-    if not file.exists():
-        paths.draw(path_of(kind), file)
 
 
 def optimizers_page() -> Iterator[str]:
@@ -180,7 +174,7 @@ def picture_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
         "## On a test function\n\n"
         f"![{name}'s path in Rosenbrock's valley]({name}.svg)\n\n"
         f"`{call}` on Rosenbrock's function, "
-        "$`f(x, y) = (1 - x)^2 + 100\\,(y - x^2)^2`$, from (−1.5, 2), for "
+        "$`f(x, y) = (1 - x)^2 + 10\\,(y - x^2)^2`$, from (−1.5, −0.5), for "
         f"{len(path.points) - 1} steps. The star is the minimum. {chosen_of(kind)} "
         f"It ends at $`f = {scientific(path.heights[-1])}`$. This is two "
         "numbers and no noise: a picture of how the optimizer moves, not of how well "
@@ -195,7 +189,7 @@ def chosen_of(kind: type[polyak.Optimizer]) -> str:
         return "The line search finds the length of each step."
     return (
         f"Of {len(rates)} rates from {rates[0]:g} to {rates[-1]:g}, this one ends "
-        "lowest without leaving the picture."
+        "lowest without climbing above the start."
     )
 
 

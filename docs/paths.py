@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from polyak import Optimizer
 from polyak.pictures.style import COLOURS, GREY, GRID, INK, dress
 
-START, STEPS = (-1.5, 2.0), 300
+START, STEPS = (-1.5, -0.5), 200
 RATES = [float(f"{m}e{e}") for e in range(-4, 1) for m in (1, 2, 5)]
 X, Y = (-2.0, 2.0), (-1.0, 3.0)  # what the picture shows
 
@@ -42,8 +42,8 @@ class Path2d:
 
     @property
     def stays(self) -> bool:
-        """Whether it never left the picture."""
-        return inside(*self.points[-1])
+        """Whether it never climbed above its start."""
+        return bool(self.heights.max() <= self.heights[0])
 
     @property
     def heights(self) -> NDArray[np.float64]:
@@ -53,16 +53,11 @@ class Path2d:
 
 def rosenbrock(x: Any, y: Any) -> Any:
     """A curved, flat valley between steep walls; its minimum is 0 at (1, 1)."""
-    return (1 - x) ** 2 + 100 * (y - x * x) ** 2
-
-
-def inside(x: float, y: float) -> bool:
-    """Whether a point is in the picture."""
-    return X[0] <= x <= X[1] and Y[0] <= y <= Y[1]
+    return (1 - x) ** 2 + 10 * (y - x * x) ** 2
 
 
 def best(kind: type[Optimizer]) -> Path2d:
-    """Of the paths that stay in the picture, the one that ends lowest."""
+    """Of the paths that stay below their start, the one that ends lowest."""
     paths = [walk(kind, lr) for lr in rates(kind)]
     return min((path for path in paths if path.stays), key=lambda p: p.heights[-1])
 
@@ -74,14 +69,14 @@ def rates(kind: type[Optimizer]) -> list[float]:
 
 
 def walk(kind: type[Optimizer], lr: float) -> Path2d:
-    """Do the steps with one rate, while it stays in the picture."""
+    """Do the steps with one rate, while it stays below its start."""
     point = torch.tensor([START], dtype=torch.float64, requires_grad=True)
     optimizer = kind([point], **{**ARGUMENTS.get(kind.__name__, {}), "lr": lr})
     points = [point.tolist()[0]]
     for _ in range(STEPS):
         optimizer.step(partial(downhill, point, kind.__name__ == "SparseAdam"))
         points.append(point.tolist()[0])
-        if not inside(*points[-1]):
+        if not rosenbrock(*points[-1]) <= rosenbrock(*START):
             break
     return Path2d(lr, np.array(points))
 
@@ -89,7 +84,7 @@ def walk(kind: type[Optimizer], lr: float) -> Path2d:
 def downhill(point: torch.Tensor, sparse: bool) -> torch.Tensor:
     """The closure: the height, with its gradient."""
     x, y = point.tolist()[0]
-    slope = [2 * (x - 1) - 400 * x * (y - x * x), 200 * (y - x * x)]
+    slope = [2 * (x - 1) - 40 * x * (y - x * x), 20 * (y - x * x)]
     grad = torch.tensor([slope], dtype=torch.float64)
     point.grad = grad.to_sparse(1) if sparse else grad
     return torch.tensor(rosenbrock(x, y), dtype=torch.float64)
@@ -115,7 +110,7 @@ def draw(path: Path2d, file: Path) -> None:
 def draw_plane(axes: Any, path: Path2d) -> None:
     """The path, from above."""
     x, y = np.linspace(*X, 101), np.linspace(*Y, 101)
-    levels = np.geomspace(0.5, 2500, 9)
+    levels = np.geomspace(0.1, 300, 9)
     axes.contour(x, y, rosenbrock(*np.meshgrid(x, y)), levels, colors=GRID)
     axes.plot(*path.points.T, ".-", color=COLOURS[0], lw=1, ms=3)
     axes.plot(1, 1, "*", color=COLOURS[1], ms=10)
