@@ -48,6 +48,7 @@ bench: $(VENV)/.installed-bench ## Measure polyak, torch.optim and others side b
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m benchmarks $(ARGS)
 
 # Warnings are errors: a reference that leads nowhere, a public name without a docstring.
+# ARGS="-b linkcheck" follows the links to other sites, which needs a network.
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Build the documentation: build/docs/index.html
 	OMP_NUM_THREADS=1 $(RUN) -m sphinx -W --keep-going -q docs build/docs $(ARGS)
