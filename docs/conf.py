@@ -1,5 +1,6 @@
 """Sphinx builds the site from this folder: ``make docs``."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", lambda app: pages.main())
     app.connect("source-read", read_formulas)
     app.connect("source-read", leave_out_absent)
+    app.connect("env-get-outdated", lambda *_: ["index"])
     app.connect("autodoc-skip-member", skip_torchs)
     app.connect("missing-reference", targets.find)
 
@@ -72,7 +74,13 @@ def skip_torchs(
     app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any
 ) -> bool | None:
     """Leave out what a class has from torch or Python; None leaves it to autodoc."""
+    if str(getattr(value, "__doc__", "")).startswith("Alias for field number"):
+        return True
     function = value.fget if isinstance(value, property) else value
+    if not callable(function):
+        return None
+    if inspect.isbuiltin(function):
+        return True
     owner = getattr(value, "__objclass__", function)  # of a method written in C
     module = getattr(owner, "__module__", None) or "polyak"
     return None if module.partition(".")[0] == "polyak" else True

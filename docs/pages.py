@@ -288,11 +288,11 @@ def attribute_texts() -> dict[str, str]:
 def references_page() -> Iterator[str]:
     """The modules."""
     yield "# API reference\n\nEvery public name, with its docstring.\n\n"
+    firsts = {n: (import_module(n).__doc__ or "").partition("\n")[0] for n in MODULES}
     rows = [
-        [f"[`{name}`]({name}.md)", (import_module(name).__doc__ or "").split("\n")[0]]
-        for name in MODULES
+        [f"[`{n}`]({n}.md)", gallery.markdown(first)] for n, first in firsts.items()
     ]
-    yield table(["module", ""], rows)
+    yield table(["module", "what it has"], rows)
     yield toctree(MODULES)
 
 
