@@ -100,7 +100,9 @@ def _is_elementwise(optimizer: str) -> bool:
     stepped = _steps(kind, 8)
     if stepped is None:
         return False
-    return all(entry.engine == "cpu" for entry in polyak.explain(stepped).served)
+    told = polyak.explain(stepped)
+    fused = all(entry.engine == "cpu" for entry in told.served)
+    return fused and all(kernel.passes.is_single for kernel in told.kernels)
 
 
 def _steps(make: Make, *shape: int) -> Any:
