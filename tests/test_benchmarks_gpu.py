@@ -50,8 +50,9 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_every_optimizer_with_a_kernel_is_checked():
+    """Rules with sums or leaves have none on a GPU."""
     kernels = [name for name in NAMES if (case := find_case(name)) and case.kernel]
-    assert set(kernels) - {"SparseAdam"} == set(OPTIMIZERS)
+    assert set(kernels) - {"Adafactor", "Muon"} == set(OPTIMIZERS)
 
 
 def test_cases_are_what_their_titles_say():

@@ -111,6 +111,14 @@ def _by_rows(this: Pass, sums: _Sums) -> None:
 def _at_number(this: Pass, writer: Writer, place: Place) -> Values:
     """Compute at one number, and store what is to be stored."""
     values = Values(writer, {**place, Extent.WHOLE: "0"})
+    # Loads come first, and in one order: the compiler fuses products and sums by the
+    # order in which it meets their operands, and so a rule rounds alike in all kernels.
+    used = {x for node in (*this.numbers, *this.sums) for x in node.all_input_nodes}
+    graph = writer.body.graph
+    results = [graph.outputs[name] for name in this.stored]
+    for node in graph.tensors.values():
+        if extent_of(node) is Extent.NUMBER and (node in used or node in results):
+            values.of(node)
     for node in this.numbers:
         values.compute(node)
     values.store(this.stored)

@@ -121,7 +121,10 @@ def _iterate(
         return _iterate(matrix.mH, coefficients, steps, eps).mH
     norm = torch.linalg.matrix_norm(matrix, keepdim=True)
     x: Tensor = (matrix / norm.clamp(min=eps)).reshape(-1, rows, columns)
-    if columns < 2 * rows or matrix.dtype not in _WIDE:
+    if type(x) is not Tensor:  # a diagonal of a sharded tensor may be a copy
+        for _ in range(steps):
+            x = _step_by_products(x, coefficients)
+    elif columns < 2 * rows or matrix.dtype not in _WIDE:
         for _ in range(steps):
             x = _step(x, coefficients)
     else:
@@ -134,6 +137,13 @@ def _iterate(
 def _step(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     factor, scale = _factor(torch.bmm(x, x.mH), coefficients)
     return torch.baddbmm(x, factor, x, beta=0, alpha=scale)
+
+
+def _step_by_products(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    a, b, c = coefficients
+    gram = torch.bmm(x, x.mH)
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else b * gram
+    return torch.baddbmm(x, factor, x, beta=a)
 
 
 def _factor(gram: Tensor, coefficients: Sequence[float]) -> tuple[Tensor, float]:

@@ -25,14 +25,15 @@ from .support import in_kernels, made, pair, params_of, steps_alike
 
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 # Rules with sums or leaves have no kernels here.
+every_elementwise = optimizers(lambda case: case.kernel and not case.in_order)
 KERNELS = [
     name
     for name in NAMES
-    if (find_case(name) or case_of(name)).kernel and name not in ("Adafactor", "Muon")
+    if (case := find_case(name) or case_of(name)).kernel and not case.in_order
 ]
 
 
-@optimizers(lambda case: case.kernel)
+@every_elementwise
 @every_dtype
 def test_awkward_sizes_in_two_groups(name, dtype):
     """The groups differ in their rate, which is changed on the way."""
