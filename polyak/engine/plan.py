@@ -76,7 +76,7 @@ class Plan:
     taken back.
 
     Attributes:
-        buckets: what the CPU engine runs.
+        buckets: what kernels run, on the CPU or on a GPU.
         eager: what the eager engine runs.
         on_device: nothing that a step needs is read back from a device.
         injected: what the rules want injected, all of them the same.
