@@ -33,8 +33,8 @@ class Case:
         groups: every parameter in a group of its own.
         dtype: of the parameters.
         optimizers: those that are measured, unless others are asked for.
-        bandwidth: measure the machine's bandwidth as well, on the first parameter.
-        plain: measure reading and writing all parameters and gradients as well.
+        bandwidth: measure moving as many bytes as a step must as well.
+        plain: measure reading and writing all that a step works on as well.
         least: so many rounds at least.
     """
 
@@ -72,8 +72,8 @@ CASES = {
     for case in (
         Case("small", "200 tensors of 64", 0.5, "µs", _SMALL),
         Case("tiny", "1000 tensors of 16", 0.5, "µs", ((16,),) * 1000),
-        Case("medium", "1000 tensors of 1024", 0.8, "µs", _MEDIUM),
-        Case("wide", "100 tensors of 65,536", 0.8, "µs", _WIDE),
+        Case("medium", "1000 tensors of 1024", 0.8, "µs", _MEDIUM, bandwidth=True),
+        Case("wide", "100 tensors of 65,536", 0.8, "µs", _WIDE, bandwidth=True),
         Case(
             "large", "One tensor of 25 million", 1.5, "ms", ((LARGE,),), bandwidth=True
         ),

@@ -26,8 +26,8 @@ __all__ = [
 
 POLYAK = "polyak"
 ONE_GROUP = "polyak, one group"
-BANDWIDTH = "mul_"
-PLAIN = "mul_ of parameters and gradients"
+BANDWIDTH = "mul_ of as many bytes"
+PLAIN = "mul_ of all tensors"
 
 # The step from which the measured ones count: rules that begin differently (RAdam) are
 # measured as they are for the rest of the training.
@@ -106,9 +106,9 @@ def _sides(
         sides[name] = Side(optimizer.step, before)
         made.append((optimizer, params))
     if case.bandwidth:
-        sides[BANDWIDTH] = _in_place(made[0][1][0].detach())
+        sides[BANDWIDTH] = _in_place(_traffic(*made[0]) / 2)
     if case.plain:
-        sides[PLAIN] = _in_place(torch.ones(2 * case.nbytes // 4))
+        sides[PLAIN] = _in_place(sum(map(sum, _sizes(*made[0]))))
     return sides, made[0]
 
 
@@ -126,19 +126,23 @@ def warm_up(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _in_place(numbers: Tensor) -> Side:
-    """The plainest pass over memory in place: every number is read and written."""
+def _in_place(nbytes: float) -> Side:
+    """The plainest pass over so much memory: every number is read and written."""
+    numbers = torch.ones(int(nbytes) // 4)
     return Side(lambda: numbers.mul_(-1.0))
 
 
 def _traffic(optimizer: torch.optim.Optimizer, params: Sequence[Tensor]) -> int:
-    """Bytes: the parameter and its state read and written, the gradient read."""
-    total = 0
+    """Bytes: the parameters and their state read and written, the gradients read."""
+    sizes = _sizes(optimizer, params)
+    return sum(2 * param + 2 * state + grad for param, state, grad in sizes)
+
+
+def _sizes(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor]
+) -> Iterator[tuple[int, int, int]]:
+    """Bytes of each parameter, of its state but for single numbers, of its gradient."""
     for param in params:
-        slots = [
-            value
-            for value in optimizer.state.get(param, {}).values()
-            if isinstance(value, Tensor) and value.shape == param.shape
-        ]
-        total += sum(2 * tensor.nbytes for tensor in (param, *slots)) + param.nbytes
-    return total
+        slots = optimizer.state.get(param, {}).values()
+        tensors = [slot for slot in slots if isinstance(slot, Tensor) and slot.dim()]
+        yield param.nbytes, sum(slot.nbytes for slot in tensors), param.nbytes

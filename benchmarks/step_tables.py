@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from math import prod
 
 from .markdown import NONE, number, table, times, times_faster
 from .step import BANDWIDTH, ONE_GROUP, POLYAK, Result
@@ -89,36 +90,36 @@ def _step_row(result: Result) -> list[str]:
 
 
 def bandwidth_section(results: Iterable[Result]) -> str:
-    """The share of the machine's bandwidth that steps reach, by their minima."""
-    rows = []
-    for result in results:
-        if BANDWIDTH not in result.times:
-            continue
-        numel, dtype = result.case.shapes[0][0], result.case.dtype
-        plain = 2 * numel * dtype.itemsize / result.times[BANDWIDTH].minimum
-        ours = result.traffic / result.times[POLYAK].minimum
-        best = result.times[result.torch].minimum if result.torch else None
-        rows.append(
-            [
-                result.contender.name,
-                str(dtype).removeprefix("torch."),
-                str(result.threads),
-                str(result.traffic // numel),
-                number(plain / 1e9),
-                number(ours / 1e9),
-                f"{ours / plain:.2f}",
-                NONE if best is None else f"{result.traffic / best / plain:.2f}",
-            ]
-        )
-    rows.sort(key=lambda row: int(row[2]))
+    """What moving as many bytes as a step must takes, and so how fast it can be."""
+    measured = [result for result in results if BANDWIDTH in result.times]
     headers = [
+        "tensors",
         "optimizer",
-        "numbers",
         "threads",
         "bytes a number",
         "`mul_`, GB/s",
         "polyak, GB/s",
         "polyak's share",
         "torch's share",
+        "torch / polyak",
+        "torch / `mul_`, the most there can be",
     ]
-    return f"## Bandwidth, one tensor of 25 million\n\n{table(headers, rows)}"
+    return f"## Bandwidth\n\n{table(headers, map(_bandwidth_row, measured))}"
+
+
+def _bandwidth_row(result: Result) -> list[str]:
+    """By the minima."""
+    plain, ours = result.times[BANDWIDTH].minimum, result.times[POLYAK].minimum
+    best = result.times[result.torch].minimum if result.torch else None
+    return [
+        result.case.title,
+        result.contender.name,
+        str(result.threads),
+        number(result.traffic / sum(map(prod, result.case.shapes))),
+        number(result.traffic / plain / 1e9),
+        number(result.traffic / ours / 1e9),
+        f"{plain / ours:.2f}",
+        NONE if best is None else f"{plain / best:.2f}",
+        times_faster(result.ratio()),
+        times_faster(None if best is None else best / plain),
+    ]

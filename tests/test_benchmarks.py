@@ -10,6 +10,7 @@ from benchmarks import (
     fresh,
     machine,
     markdown,
+    step,
     step_tables,
     team,
     timing,
@@ -292,23 +293,33 @@ def test_groups_are_compared_with_one_group_and_memory_with_a_plain_pass():
     assert long.traffic == 1000 * 20
 
 
-def test_the_bandwidth_is_that_of_the_dtype():
-    low = Case("", "", 0.0, "ms", ((1000,),), dtype=torch.bfloat16, bandwidth=True)
+def test_the_bandwidth_is_that_of_moving_as_many_bytes():
+    low = Case(
+        "", "Two", 0.0, "ms", ((600,), (400,)), dtype=torch.bfloat16, bandwidth=True
+    )
     (found,) = measure(low, [Contender("AdamW")], (1,))
-    seconds = {name: Times((1e-6,)) for name in found.times}
+    seconds = dict.fromkeys(found.times, Times((4e-6,)))
+    seconds |= {POLYAK: Times((2e-6,)), BANDWIDTH: Times((1e-6,))}
     found = replace(found, times=seconds)
 
     assert found.traffic == 1000 * 14
-    assert "| AdamW | bfloat16 | 1 | 14 | 4.00 | 14.0 | 3.50 | 3.50 |" in (
+    assert "| Two | AdamW | 1 | 14.0 | 14.0 | 7.00 | 0.50 | 0.25 | 2.00 | 4.00 |" in (
         step_tables.bandwidth_section([found])
     )
 
 
-def test_reading_and_writing_everything_is_measured_where_it_is_wanted():
-    case = Case("", "", 0.0, "ms", ((3, 4), (5,)), plain=True)
+def test_plain_passes_are_over_what_a_step_moves_or_works_on(monkeypatch):
+    """Adafactor has a number for each row and column of a matrix."""
+    made = []
+    monkeypatch.setattr(
+        step, "_in_place", lambda nbytes: made.append(nbytes) or Side(lambda: None)
+    )
+    case = Case("", "", 0.0, "ms", ((3, 4), (5,)), bandwidth=True, plain=True)
     (found,) = measure(case, [Contender("Adafactor")], (1,))
 
-    assert PLAIN in found.times
+    numbers, state = 12 + 5, 3 + 4 + 5
+    assert {BANDWIDTH, PLAIN} <= found.times.keys()
+    assert made == [4 * (3 * numbers + 2 * state) / 2, 4 * (2 * numbers + state)]
 
 
 def test_a_network_is_measured_with_two_numbers_of_threads():

@@ -115,7 +115,7 @@ def test_everything_goes_into_the_report(tmp_path):
     ("arguments", "shown"),
     [
         (("step", "--case", "plain", "--threads", 1), "### Three tensors"),
-        (("bandwidth", "--threads", 1), "| SGD | float32 | 1 | 12 |"),
+        (("bandwidth", "--threads", 1), "| One tensor | SGD | 1 | 12.0 |"),
         (("sweep", "--threads", 1), "| 2 x 8 |"),
         (("overhead",), "| SGD | 2 |"),
         (("whole", "--threads", 1), "| Three tensors | SGD |"),
