@@ -1,0 +1,48 @@
+"""LLVM makes vector instructions of every optimizer's loop, on processors of x86."""
+
+import platform
+import re
+
+import pytest
+import torch
+
+from polyak.engine import jit
+from tests.contract.harness import (
+    argument_sets,
+    every_kernel_of_vectors,
+    make,
+    ours,
+)
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or not jit.host_has("avx2"),
+    reason="the instructions are named as those of x86 with AVX",
+)
+
+NUMBERS = {torch.float32: "s", torch.bfloat16: "s", torch.float64: "d"}
+
+
+def instructions(text, kind):
+    """The instructions on one number ("ss", "sd") or several ("ps", "pd"), by name."""
+    return set(re.findall(rf"\tv(add|sub|mul|div|sqrt|fn?m\w+?)\d*{kind}\b", text))
+
+
+@every_kernel_of_vectors
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_what_is_done_to_one_number_is_done_to_several_at_once(name, dtype):
+    """The last numbers of a tensor are done one by one, and show what there is to do.
+
+    A root or a quotient of these alone would be a loop that LLVM left as it was.
+    """
+    for label, arguments in argument_sets(name).items():
+        param = torch.ones(64, dtype=dtype, requires_grad=True)
+        param.grad = torch.ones_like(param)
+        optimizer = make(ours(name), [param], arguments)
+        optimizer.step()
+        (bucket,) = optimizer._plan.buckets
+        text, number = bucket.library.assembly(), NUMBERS[dtype]
+        one, several = (instructions(text, kind + number) for kind in "sp")
+
+        assert several >= one & {"div", "sqrt"}, label
+        assert several, label
+        assert "gather" not in text, label
