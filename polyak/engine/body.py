@@ -174,9 +174,15 @@ class Values:
         operands = [self.of(operand) for operand in node.args]
         real = self.writer.real
         suffix = "f64" if real == "double" else "f32"
+        if word == "fdiv" and self._is_scalar(node.args[1]):
+            word = "fdiv arcp"  # a product with the reciprocal, taken before the loop
         instruction = text.format(word, *operands, T=real, S=suffix)
         self._known[node] = self.writer.code.emit(instruction)
         return self._known[node]
+
+    def _is_scalar(self, operand: Any) -> bool:
+        """Whether a value is the same at all places."""
+        return not isinstance(operand, fx.Node) or operand in self.writer.scalars
 
     def store(self, names: Sequence[str]) -> None:
         """Write outputs; all are read before the first is written."""

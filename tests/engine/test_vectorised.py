@@ -13,6 +13,7 @@ from tests.contract.harness import (
     make,
     ours,
 )
+from tests.engine.support import parameter, probe
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not jit.host_has("avx2"),
@@ -46,3 +47,26 @@ def test_what_is_done_to_one_number_is_done_to_several_at_once(name, dtype):
         assert several >= one & {"div", "sqrt"}, label
         assert several, label
         assert "gather" not in text, label
+
+
+def test_a_quotient_by_a_scalar_is_a_product():
+    """Its reciprocal is taken once; the quotient of two tensors is one."""
+    by_scalar = probe(lambda param, grad, *, lr: param - grad / lr)
+    by_tensor = probe(lambda param, grad, *, lr: param - lr / grad)
+    for kind, divides in ((by_scalar, False), (by_tensor, True)):
+        optimizer = kind([parameter([1.0] * 64, [3.0] * 64)], lr=0.5)
+        optimizer.step()
+        (bucket,) = optimizer._plan.buckets
+        assert ("div" in instructions(bucket.library.assembly(), "ps")) == divides
+
+
+@pytest.mark.parametrize("divisor", [3.0, -0.1, 1e-30, 1e30, 0.0, float("inf")])
+def test_a_quotient_by_a_scalar_is_right_to_the_last_place_but_one(divisor):
+    kind = probe(lambda param, grad, *, lr: grad / lr)
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    special = torch.tensor([0.0, -0.0, 1e-38, float("inf"), float("-inf")])
+    grad = torch.cat([values, special])
+    param = parameter(torch.zeros_like(grad), grad)
+    kind([param], lr=divisor).step()
+    exact = (grad.double() / divisor).float()
+    torch.testing.assert_close(param.detach(), exact, rtol=3e-7, atol=0, equal_nan=True)
