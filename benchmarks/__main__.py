@@ -63,7 +63,10 @@ def everything(
     scale: Scale = 1.0,
     out: Annotated[Path, typer.Option(help="The report to write.")] = RESULTS,
 ) -> None:
-    """Without a command: run all parts, in a quarter of an hour, for the report."""
+    """Without a command: run all parts, in half an hour, for the report.
+
+    What is measured is written at once: a run that is stopped leaves its parts.
+    """
     if context.invoked_subcommand is not None:
         return
     try:
@@ -71,29 +74,33 @@ def everything(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{out}: {error}") from error
     counts = tuple(threads or thread_counts())
-    most, folder = max(counts), out.parent / "pictures"
-    about = f"## The machine\n\n{markdown.facts_list(facts(counts))}"
-    results = list(_steps(CASES, (), counts, scale))
-    sections = [
-        about,
-        step_tables.glance_section(results),
-        _sweep(most, scale, folder),
-        _overhead(scale, folder),
-        _one_pass(counts, scale),
-        _matrices(most, scale),
-        _training(most, scale),
-        _neighbour(counts, scale),
-        step_tables.bandwidth_section(results),
-        _memory(),
-        _startup(),
-        _team(most, scale),
-        _schedules(scale),
-        _averages(counts, scale),
-        _peers(most, scale),  # imported by now, they disturb nothing that is above
-        step_tables.step_section(results),
-    ]
-    markdown.rewrite(out, "\n\n".join(sections))
+    sections: list[str] = []
+    for section in _sections(counts, scale, out.parent / "pictures"):
+        sections.append(section)
+        markdown.rewrite(out, "\n\n".join(sections))
     print(f"wrote {out}", file=sys.stderr)
+
+
+def _sections(threads: tuple[int, ...], scale: float, folder: Path) -> Iterator[str]:
+    """The sections of the report, each as soon as it is measured."""
+    most = max(threads)
+    yield f"## The machine\n\n{markdown.facts_list(facts(threads))}"
+    results = list(_steps(CASES, (), threads, scale))
+    yield step_tables.glance_section(results)
+    yield step_tables.bandwidth_section(results)
+    yield _sweep(most, scale, folder)
+    yield _overhead(scale, folder)
+    yield _one_pass(threads, scale)
+    yield _matrices(most, scale)
+    yield _training(most, scale)
+    yield _neighbour(threads, scale)
+    yield _memory()
+    yield _startup()
+    yield _team(most, scale)
+    yield _schedules(scale)
+    yield _averages(threads, scale)
+    yield _peers(most, scale)  # imported by now, they disturb nothing that is above
+    yield step_tables.step_section(results)
 
 
 @app.command()

@@ -111,6 +111,21 @@ def test_everything_goes_into_the_report(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny")
+def test_what_is_measured_is_written_though_the_rest_fails(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "results.md"
+    out.write_text(f"Read me.\n{markdown.BEGIN}\nold\n{markdown.END}\n")
+    monkeypatch.setattr(command, "_startup", fail)
+    done = run("--threads", 1, "--scale", 0, "--out", out)
+
+    assert done.exit_code != 0
+    assert "| SGD | polyak | 0 | 7.63e-06 | 2.00 |" in out.read_text()
+    assert "old" not in out.read_text()
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
