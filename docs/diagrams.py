@@ -105,7 +105,7 @@ def draw(diagram: str, path: Path) -> None:
     """Have mermaid draw it, in a browser without a window."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser or not shutil.which("npx"):
-        sys.exit("a diagram is drawn by npx, in chromium or google-chrome: install them")
+        sys.exit("npx draws diagrams, in chromium or google-chrome: install both")
     environment = os.environ | {
         "PUPPETEER_SKIP_DOWNLOAD": "1",
         "PUPPETEER_EXECUTABLE_PATH": browser,

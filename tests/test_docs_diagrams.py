@@ -34,7 +34,8 @@ def test_a_picture_is_of_its_diagram_and_needs_no_network(diagram):
 
 
 def test_what_another_diagram_draws_is_another_file():
-    assert diagrams.picture("flowchart LR\n  a") != diagrams.picture("flowchart TB\n  a")
+    across, down = (f"flowchart {way}\n    a --> b\n" for way in ("LR", "TB"))
+    assert diagrams.picture(across) != diagrams.picture(down)
 
 
 def test_a_page_shows_pictures_in_place_of_diagrams_only():
