@@ -130,11 +130,8 @@ def optimizer_page(kind: type[polyak.Optimizer]) -> Iterator[str]:
         yield (
             "## The rule\n\nThis is the whole update. [How to read it](../tutorials/"
             f"write.md).\n\n```python\n{rule_of(kind)}\n```\n\n"
-            "## The kernel\n\nWhat [becomes of the rule](../engine.md) for parameters "
-            "in float32 at default arguments, as `polyak.explain(optimizer, "
-            "kernel=True)` shows it."
-            f"\n\n```text\n{kernel_of(kind)}\n```\n\n"
         )
+        yield from kernel_of(kind)
     yield from picture_of(kind)
     yield (
         "## The state\n\nOf a float32 matrix of 1024 by 1024, at default arguments"
@@ -163,13 +160,22 @@ def rule_of(kind: type[polyak.Optimizer]) -> str:
     return source.removeprefix("@staticmethod\n").replace("  # fmt: skip", "").rstrip()
 
 
-def kernel_of(kind: type[polyak.Optimizer]) -> str:
-    """The listing of its first kernel; for a matrix."""
+def kernel_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
+    """The listing of its first kernel, or why it has none; for a matrix."""
     param = torch.zeros(8, 8, requires_grad=True)
     explanation = polyak.explain(kind([param]), kernel=True)
+    yield "## The kernel\n\n"
     if explanation.kernels:
-        return explanation.kernels[0].listing.rstrip()
-    return str(explanation)
+        yield (
+            "What [becomes of the rule](../engine.md) for parameters in float32 at "
+            "default arguments, as `polyak.explain(optimizer, kernel=True)` shows it."
+            f"\n\n```text\n{explanation.kernels[0].listing.rstrip()}\n```\n\n"
+        )
+    else:
+        yield (
+            "There is none: the rule runs on tensors. `polyak.explain(optimizer)` says "
+            f"why.\n\n```text\n{explanation}\n```\n\n"
+        )
 
 
 def picture_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
