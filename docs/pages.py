@@ -107,16 +107,15 @@ def optimizers_page() -> Iterator[str]:
         "[a rule of a few lines](../tutorials/write.md).\n\n"
     )
     yield table(
-        ["optimizer", "what it is", "state, bytes a parameter"],
+        ["optimizer", "what it is", "state"],
         [
             [f"[{name}]({name}.md)", headline(kind), f"{sum(sizes(kind).values()):.3g}"]
             for name, kind in kinds.items()
         ],
     )
     yield (
-        "The state is that of a float32 matrix of 1024 by 1024, for each of its "
-        "numbers, at default arguments. LBFGS's is that of a full history of 100 "
-        "steps.\n\n"
+        "The state is in bytes for each number of a float32 matrix of 1024 by 1024, at "
+        "default arguments. LBFGS's is that of a full history of 100 steps.\n\n"
     )
     yield toctree(list(kinds))
 
