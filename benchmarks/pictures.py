@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -69,10 +70,11 @@ def by_number(hosts: Iterable[Host], path: Path) -> None:
 
 
 def _axes(title: str, subtitle: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.6))
-    axes = figure.add_axes((0.08, 0.12, 0.74, 0.72))
-    write(axes, 0, 1.15, title, INK, size=14, weight="bold")
-    write(axes, 0, 1.06, subtitle, GREY, size=9.5)
+    # As wide as a phone shows without its letters becoming too small to read.
+    figure = Figure(figsize=(6, 4.6))
+    axes = figure.add_axes((0.1, 0.11, 0.62, 0.69))
+    write(axes, 0, 1.2, title, INK, size=13, weight="bold")
+    write(axes, 0, 1.08, textwrap.fill(subtitle, 62), GREY, size=9.5)
     return figure, axes
 
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(HERE.parent))
 from sphinx.application import Sphinx  # noqa: E402
 
 import polyak  # noqa: E402
-from docs import pages, targets  # noqa: E402
+from docs import diagrams, pages, targets  # noqa: E402
 
 project = "polyak"
 author = "The polyak authors"
@@ -23,6 +23,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
 ]
 html_theme = "furo"
 html_title = "polyak"
@@ -66,8 +67,8 @@ def read_formulas(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
-    """What GitHub draws is text here: a drawing would need a script."""
-    source[0] = source[0].replace("```mermaid", "```text")
+    """What GitHub draws by a script has a picture here."""
+    source[0] = diagrams.shown(source[0])
 
 
 def skip_torchs(

@@ -231,7 +231,7 @@ def save(seen: Future, path: Path) -> None:
         "svg.hashsalt": path.stem,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 1.9 * len(seen.values)))
+        figure = Figure(figsize=(4.8, 1.9 * len(seen.values)))
         draw(replace(seen, title=""), figure)
         figure.savefig(path, metadata={"Date": None})
 

@@ -62,6 +62,7 @@ def main() -> None:
     for name, kind in all_optimizers().items():
         write(OPTIMIZERS / f"{name}.md", "".join(optimizer_page(kind)))
         paths.draw(path_of(kind), OPTIMIZERS / f"{name}.svg")
+        paths.draw_heights(path_of(kind), OPTIMIZERS / f"{name}-heights.svg")
     write(OPTIMIZERS / "index.md", "".join(optimizers_page()))
     for name in MODULES:
         write(REFERENCE / f"{name}.md", "".join(reference_page(name)))
@@ -101,19 +102,20 @@ def optimizers_page() -> Iterator[str]:
         "# Optimizers\n\n"
         "All of them take the arguments of torch's optimizer of the same name, in its "
         "order, and make its state. Those with a rule, all but LBFGS, take the "
-        "keywords of {class}`polyak.Stages` besides.\n\n"
+        "keywords of {class}`polyak.Stages` besides. Which one to take, at which "
+        "rate: [race them](../tutorials/race.md). One that is missing is "
+        "[a rule of a few lines](../tutorials/write.md).\n\n"
     )
     yield table(
-        ["optimizer", "what it is", "state, bytes a parameter"],
+        ["optimizer", "what it is", "state"],
         [
             [f"[{name}]({name}.md)", headline(kind), f"{sum(sizes(kind).values()):.3g}"]
             for name, kind in kinds.items()
         ],
     )
     yield (
-        "The state is that of a float32 matrix of 1024 by 1024, for each of its "
-        "numbers, at default arguments. LBFGS's is that of a full history of 100 "
-        "steps.\n\n"
+        "The state is in bytes for each number of a float32 matrix of 1024 by 1024, at "
+        "default arguments. LBFGS's is that of a full history of 100 steps.\n\n"
     )
     yield toctree(list(kinds))
 
@@ -127,10 +129,8 @@ def optimizer_page(kind: type[polyak.Optimizer]) -> Iterator[str]:
         yield (
             "## The rule\n\nThis is the whole update. [How to read it](../tutorials/"
             f"write.md).\n\n```python\n{rule_of(kind)}\n```\n\n"
-            "## The kernel\n\nWhat becomes of the rule for parameters in float32 at "
-            "default arguments, as `polyak.explain(optimizer, kernel=True)` shows it."
-            f"\n\n```text\n{kernel_of(kind)}\n```\n\n"
         )
+        yield from kernel_of(kind)
     yield from picture_of(kind)
     yield (
         "## The state\n\nOf a float32 matrix of 1024 by 1024, at default arguments"
@@ -141,6 +141,10 @@ def optimizer_page(kind: type[polyak.Optimizer]) -> Iterator[str]:
     rows = [[f"`{slot}`", bytes_of(size)] for slot, size in found.items()]
     rows.append(["together", f"{sum(found.values()):.3g}"])
     yield table(["state", "bytes a parameter"], rows)
+    yield (
+        "`polyak.summary(optimizer)` counts it for a model of yours. All optimizers' "
+        "are [in one table](index.md); [what a step takes](../speed.md) was measured.\n"
+    )
 
 
 def headline(kind: type[polyak.Optimizer]) -> str:
@@ -155,13 +159,22 @@ def rule_of(kind: type[polyak.Optimizer]) -> str:
     return source.removeprefix("@staticmethod\n").replace("  # fmt: skip", "").rstrip()
 
 
-def kernel_of(kind: type[polyak.Optimizer]) -> str:
-    """The listing of its first kernel; for a matrix."""
+def kernel_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
+    """The listing of its first kernel, or why it has none; for a matrix."""
     param = torch.zeros(8, 8, requires_grad=True)
     explanation = polyak.explain(kind([param]), kernel=True)
+    yield "## The kernel\n\n"
     if explanation.kernels:
-        return explanation.kernels[0].listing.rstrip()
-    return str(explanation)
+        yield (
+            "What [becomes of the rule](../engine.md) for parameters in float32 at "
+            "default arguments, as `polyak.explain(optimizer, kernel=True)` shows it."
+            f"\n\n```text\n{explanation.kernels[0].listing.rstrip()}\n```\n\n"
+        )
+    else:
+        yield (
+            "There is none: the rule runs on tensors. `polyak.explain(optimizer)` says "
+            f"why.\n\n```text\n{explanation}\n```\n\n"
+        )
 
 
 def picture_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
@@ -172,13 +185,14 @@ def picture_of(kind: type[polyak.Optimizer]) -> Iterator[str]:
     call = f"{name}([point], {', '.join(f'{k}={v!r}' for k, v in given.items())})"
     yield (
         "## On a test function\n\n"
-        f"![{name}'s path in Rosenbrock's valley]({name}.svg)\n\n"
+        f"![{name}'s path in Rosenbrock's valley]({name}.svg)\n"
+        f"![The function after each step]({name}-heights.svg)\n\n"
         f"`{call}` on Rosenbrock's function, "
         "$`f(x, y) = (1 - x)^2 + 10\\,(y - x^2)^2`$, from (−1.5, −0.5), for "
         f"{len(path.points) - 1} steps. The star is the minimum. {chosen_of(kind)} "
         f"It ends at $`f = {scientific(path.heights[-1])}`$. This is two "
         "numbers and no noise: a picture of how the optimizer moves, not of how well "
-        "it trains networks.\n\n"
+        "it trains networks. That is found out by [a race](../tutorials/race.md).\n\n"
     )
 
 
@@ -196,7 +210,7 @@ def chosen_of(kind: type[polyak.Optimizer]) -> str:
 def scientific(value: float) -> str:
     """A number in TeX."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
-    return mantissa + (rf" \\cdot 10^{{{int(exponent)}}}" if exponent else "")
+    return mantissa + (rf" \cdot 10^{{{int(exponent)}}}" if exponent else "")
 
 
 def bytes_of(size: float) -> str:

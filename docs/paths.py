@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from polyak import Optimizer
-from polyak.pictures.style import COLOURS, GREY, GRID, INK, dress
+from polyak.pictures.style import COLOURS, GREY, INK, dress
 
 START, STEPS = (-1.5, -0.5), 200
 RATES = [float(f"{m}e{e}") for e in range(-4, 1) for m in (1, 2, 5)]
 X, Y = (-2.0, 2.0), (-1.0, 3.0)  # what the picture shows
+TICKS_X, TICKS_Y = [-2, -1, 0, 1, 2], [-1, 0, 1, 2, 3]
+CONTOUR = "#cccccc"
 
 # What differs from the defaults, and why.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -91,30 +93,41 @@ def downhill(point: torch.Tensor, sparse: bool) -> torch.Tensor:
 
 
 def draw(path: Path2d, file: Path) -> None:
-    """The path on the function's contours, and the height against the step."""
+    """The path, from above, on the function's contours."""
+    figure, axes = panel("the path")
+    x, y = np.linspace(*X, 101), np.linspace(*Y, 101)
+    levels = np.geomspace(0.1, 300, 9)
+    axes.contour(x, y, rosenbrock(*np.meshgrid(x, y)), levels, colors=CONTOUR)
+    axes.plot(*path.points.T, ".-", color=COLOURS[0], lw=1, ms=3)
+    axes.plot(1, 1, "*", color=COLOURS[1], ms=10)
+    axes.set(xlim=X, ylim=Y, xticks=TICKS_X, yticks=TICKS_Y)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelcolor=GREY, labelsize=9)
+    save(figure, file)
+
+
+def draw_heights(path: Path2d, file: Path) -> None:
+    """The height against the step."""
+    figure, axes = panel("f after each step")
+    axes.semilogy(path.heights, color=COLOURS[0], lw=1.4)
+    dress(axes)
+    save(figure, file)
+
+
+def panel(title: str) -> tuple[Figure, Any]:
+    """A picture that a phone shows as large as it is; a page has two in a row."""
+    figure = Figure(figsize=(3.4, 3.1), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, size=10, color=INK, loc="left")
+    return figure, axes
+
+
+def save(figure: Figure, file: Path) -> None:
+    """The same bytes of the same figure."""
     style = {
         "svg.fonttype": "none",
         "font.sans-serif": ["DejaVu Sans", "Verdana"],
         "svg.hashsalt": file.stem,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 3.1), layout="constrained")
-        plane, heights = figure.subplots(1, 2)
-        draw_plane(plane, path)
-        heights.semilogy(path.heights, color=COLOURS[0], lw=1.4)
-        heights.set_title("f after each step", size=10, color=INK, loc="left")
-        dress(heights)
         figure.savefig(file, metadata={"Date": None})
-
-
-def draw_plane(axes: Any, path: Path2d) -> None:
-    """The path, from above."""
-    x, y = np.linspace(*X, 101), np.linspace(*Y, 101)
-    levels = np.geomspace(0.1, 300, 9)
-    axes.contour(x, y, rosenbrock(*np.meshgrid(x, y)), levels, colors=GRID)
-    axes.plot(*path.points.T, ".-", color=COLOURS[0], lw=1, ms=3)
-    axes.plot(1, 1, "*", color=COLOURS[1], ms=10)
-    axes.set(xlim=X, ylim=Y, xticks=[-2, -1, 0, 1, 2])
-    axes.set_title("the path", size=10, color=INK, loc="left")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelcolor=GREY, labelsize=9)

@@ -100,3 +100,16 @@ def test_lengths_are_counted_in_short():
     shown = {4: "4", 1 << 10: "1k", 1 << 18: "256k", 1 << 24: "16M", 5000: "5,000"}
 
     assert {value: pictures._counted(value) for value in shown} == shown
+
+
+def test_all_words_are_within_the_picture(drawn, tmp_path):
+    longest = result("SGD(momentum=0.9)", 4, 10.0)
+    pictures.by_size([longest], tmp_path / pictures.BY_SIZE)
+    axes = drawn()
+    canvas = axes.figure.bbox
+
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert canvas.containsx(box.x0), text.get_text()
+        assert canvas.containsx(box.x1), text.get_text()
+        assert canvas.containsy(box.y1), text.get_text()

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")
 
-from docs import pages, targets
+from docs import diagrams, pages, targets
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +51,10 @@ def test_the_site(tmp_path):
     assert broken(found) == []
     assert [url for page in found.values() for url in page.loads if "//" in url] == []
     assert found[tmp_path / "optimizers" / "Adam.html"].formulas > 1
+    drawn = {Path(url).name for url in found[tmp_path / "engine.html"].loads}
+    assert drawn >= {path.name for path in diagrams.PICTURES.glob("*.svg")}
+    wrong = [str(path) for path in found if "<mi>\\" in path.read_text()]
+    assert wrong == [], "a formula has a command that is unknown"
     anchors = set().union(*(page.anchors for page in found.values()))
     assert {*pages.homes().values()} - anchors <= {*pages.MODULES}
 
@@ -83,6 +87,11 @@ def test_a_public_name_without_a_docstring_is_found(monkeypatch):
     monkeypatch.setattr(polyak, "bare", bare, raising=False)
     monkeypatch.setattr(polyak, "__all__", [*polyak.__all__, "bare"])
     assert pages.undocumented() == ["polyak.bare"]
+
+
+def test_a_number_is_written_in_tex():
+    assert pages.scientific(3.7e-8) == r"3.7 \cdot 10^{-8}"
+    assert pages.scientific(0.25) == "0.25"
 
 
 def test_names_of_docstrings():

@@ -58,11 +58,11 @@ def store(results: Results) -> None:
 
 def page(results: Results) -> str:
     """The text of the page."""
-    notes: list[str] = []
+    notes: dict[str, int] = {}  # what happened, once, and its number
     chapters = dict.fromkeys(entry.chapter for entry in PROMISES)
     parts = {
         **{chapter: "\n".join(_table(chapter, results, notes)) for chapter in chapters},
-        "What happened": "\n".join(notes),
+        "What happened": "\n".join(f"{n}. {what}" for what, n in notes.items()),
         "Who was asked": "\n".join(_asked(results)),
         "Fuzzing": FUZZED.read_text() + "\n".join(_differences()),
         "The promises": "\n\n".join(_sources()),
@@ -71,7 +71,7 @@ def page(results: Results) -> str:
     return INTRODUCTION + text + "\n"
 
 
-def _table(chapter: str, results: Results, notes: list[str]) -> Iterator[str]:
+def _table(chapter: str, results: Results, notes: dict[str, int]) -> Iterator[str]:
     yield (
         "| promise | "
         + " | ".join(f"{name}<br>{found['chosen']}" for name, found in results.items())
@@ -84,7 +84,7 @@ def _table(chapter: str, results: Results, notes: list[str]) -> Iterator[str]:
             yield f"| {entry.name} | " + " | ".join(cells) + " |"
 
 
-def _cell(found: Results, name: str, notes: list[str]) -> str:
+def _cell(found: Results, name: str, notes: dict[str, int]) -> str:
     given = found["promises"].get(name)
     if given is None:
         return "?"
@@ -92,13 +92,18 @@ def _cell(found: Results, name: str, notes: list[str]) -> str:
     count = f"<br>{len(given['yes'])}/{asked}" if len(found["asked"]) > 1 else ""
     answer = {"yes": "yes", "n/a": "–"}.get(given["answer"], f"**{given['answer']}**")
     if given["what"]:
-        notes.append(f"{len(notes) + 1}. {_plain(given['what'])}")
-        answer += f" [{len(notes)}](#what-happened)"
+        note = notes.setdefault(_plain(given["what"]), len(notes) + 1)
+        answer += f" [{note}](#what-happened)"
     return answer + count
 
 
 def _plain(text: str) -> str:
-    return text.replace("<", "&lt;").replace("*", r"\*").replace("_", r"\_")
+    """Markdown that says it; what stands between backticks is not read as such."""
+    parts = text.split("`")
+    for i in range(0, len(parts), 2):
+        plain = parts[i].replace("<", "&lt;").replace("*", r"\*")
+        parts[i] = plain.replace("_", r"\_")
+    return "`".join(parts)
 
 
 def _asked(results: Results) -> Iterator[str]:

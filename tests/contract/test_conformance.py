@@ -82,3 +82,13 @@ def test_an_error_is_told_from_a_no():
     )
     matrices = Subject(torch.optim.Muon, shapes=((4, 3), (6, 2)))
     assert ask(entry, matrices).answer == "n/a"
+
+
+def test_what_happened_is_said_once_and_read_as_it_is():
+    notes = PAGE.read_text().partition("## What happened\n\n")[2].partition("\n\n")[0]
+    lines = notes.splitlines()
+    said = [line.partition(". ")[2] for line in lines]
+
+    assert [int(line.partition(".")[0]) for line in lines] == [*range(1, len(said) + 1)]
+    assert len({*said}) == len(said)
+    assert not any("\\" in code for line in said for code in line.split("`")[1::2])
