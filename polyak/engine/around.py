@@ -23,7 +23,7 @@ from .stands import mapped
 from .table import Table
 from .walk import walk
 
-__all__ = ["Around", "Launch", "Scalars", "Stack", "Wave", "stacks"]
+__all__ = ["Around", "Launch", "Scalars", "Stack", "Wave", "stacks", "waves"]
 
 # As much of the parameters as is stacked at once on a CPU: with what a leaf makes of
 # it, it stays in the cache of a core.
@@ -49,6 +49,11 @@ class Stack:
     def count(self) -> int:
         """How many parameters."""
         return self.last - self.first
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers they have."""
+        return self.count * self.shape.numel()
 
 
 def stacks(params: Sequence[Tensor], cells: Sequence[int], most: int) -> list[Stack]:
@@ -91,17 +96,35 @@ class Wave:
     @cached_property
     def busy(self) -> list[Stack]:
         """The stacks that have numbers."""
-        return [stack for stack in self.stacks if stack.shape.numel()]
+        return [stack for stack in self.stacks if stack.numbers]
 
     @cached_property
     def sizes(self) -> list[int]:
         """The numbers of each of them."""
-        return [stack.count * stack.shape.numel() for stack in self.busy]
+        return [stack.numbers for stack in self.busy]
 
     @cached_property
     def shapes(self) -> list[torch.Size]:
         """The shape of each of them, as a tensor."""
         return [torch.Size((stack.count, *stack.shape)) for stack in self.busy]
+
+
+def waves(stacks: Iterable[Stack], most: int) -> list[Wave]:
+    """Let neighbours share their launches.
+
+    Args:
+        stacks: all of a table.
+        most: numbers of a wave, where it has several stacks.
+    """
+    made: list[list[Stack]] = []
+    room = 0
+    for stack in stacks:
+        if not made or stack.numbers > room:
+            made.append([])
+            room = most
+        made[-1].append(stack)
+        room -= stack.numbers
+    return [Wave(tuple(together)) for together in made]
 
 
 # Runs the kernel of a region, by its number, over the columns of a wave. It is given
