@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -77,36 +76,33 @@ def stacks(params: Sequence[Tensor], cells: Sequence[int], most: int) -> list[St
     return made
 
 
-@dataclass(frozen=True)
 class Wave:
-    """Neighbouring stacks, served by the same launches."""
+    """Neighbouring stacks, served by the same launches.
 
-    stacks: tuple[Stack, ...]
+    Attributes:
+        first: the first column of them all.
+        last: the column after the last one.
+        busy: the stacks that have numbers.
+        sizes: how many, of each of these.
+        shapes: of each of these, as a tensor.
+    """
 
-    @property
-    def first(self) -> int:
-        """The first column."""
-        return self.stacks[0].first
+    def __init__(self, *stacks: Stack) -> None:
+        self.first, self.last = stacks[0].first, stacks[-1].last
+        self.busy = [stack for stack in stacks if stack.numbers]
+        self.sizes = [stack.numbers for stack in self.busy]
+        self.shapes = [torch.Size((s.count, *s.shape)) for s in self.busy]
 
-    @property
-    def last(self) -> int:
-        """The column after the last one."""
-        return self.stacks[-1].last
-
-    @cached_property
-    def busy(self) -> list[Stack]:
-        """The stacks that have numbers."""
-        return [stack for stack in self.stacks if stack.numbers]
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """The numbers of each of them."""
-        return [stack.numbers for stack in self.busy]
-
-    @cached_property
-    def shapes(self) -> list[torch.Size]:
-        """The shape of each of them, as a tensor."""
-        return [torch.Size((stack.count, *stack.shape)) for stack in self.busy]
+    def memory(
+        self, make: Callable[..., Tensor], **kind: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Memory for all numbers, and the part of each stack."""
+        if len(self.shapes) == 1:
+            whole = make(self.shapes[0], **kind)
+            return whole, [whole]
+        whole = make(sum(self.sizes), **kind)
+        parts = zip(whole.split(self.sizes), self.shapes, strict=True)
+        return whole, [part.view(shape) for part, shape in parts]
 
 
 def waves(stacks: Iterable[Stack], most: int) -> list[Wave]:
@@ -124,7 +120,7 @@ def waves(stacks: Iterable[Stack], most: int) -> list[Wave]:
             room = most
         made[-1].append(stack)
         room -= stack.numbers
-    return [Wave(tuple(together)) for together in made]
+    return [Wave(*together) for together in made]
 
 
 # Runs the kernel of a region, by its number, over the columns of a wave. It is given
@@ -155,7 +151,7 @@ class Around:
         dtype: torch.dtype,
     ) -> None:
         self.calls, self.table, self.waves = calls, table, waves
-        self.home, self.dtype = home, dtype
+        self._kind: dict[str, Any] = {"dtype": dtype, "device": home}
         self.done = 0
 
     def run(
@@ -191,16 +187,14 @@ class Around:
         given: list[dict[fx.Node, Tensor]] = [{} for _ in wave.busy]
         placed: dict[str, Tensor] = {}
         for region, calls in enumerate(self.calls):
-            rooms = {
-                call.tensors[node]: make(
-                    sum(wave.sizes), dtype=self.dtype, device=self.home
-                )
-                for call in calls
-                for node in call.computed
-            }
+            rooms: dict[str, Tensor] = {}
+            parts: dict[str, list[Tensor]] = {}
+            for call in calls:
+                for node in call.computed:
+                    name = call.tensors[node]
+                    rooms[name], parts[name] = wave.memory(make, **self._kind)
             if rooms:
                 launch(region, wave, placed | rooms)
-            parts = {name: _parts(room, wave) for name, room in rooms.items()}
             for call in calls:
                 results = []
                 for index, known in enumerate(given):
@@ -231,14 +225,8 @@ class Around:
                 "to a parameter's shape"
             )
         aligned = result.reshape(count, *[1] * missing, *given)
-        plain = aligned.to(self.home, self.dtype).resolve_neg()
+        plain = aligned.to(**self._kind).resolve_neg()
         return plain.expand(shape).contiguous()
-
-
-def _parts(room: Tensor, wave: Wave) -> list[Tensor]:
-    """The part of each stack."""
-    parts: Iterable[Tensor] = room.split(wave.sizes)
-    return [part.view(shape) for part, shape in zip(parts, wave.shapes, strict=True)]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

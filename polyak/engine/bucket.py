@@ -105,7 +105,7 @@ class Bucket:
 
     def _waves(self) -> list[Wave]:
         """Which parameters go through the leaves together: one stack after another."""
-        return [Wave((stack,)) for stack in self._stacks(around.BYTES)]
+        return [Wave(stack) for stack in self._stacks(around.BYTES)]
 
     def _stacks(self, most: int) -> list[Stack]:
         return stacks([m.param for m in self.members], self._cell_of.tolist(), most)
@@ -278,12 +278,12 @@ class Bucket:
         self, region: int, wave: Wave, memory: Mapping[str, Tensor]
     ) -> None:
         """Run the kernel of a region on a stack."""
-        (stack,), columns = wave.stacks, slice(wave.first, wave.last)
+        pointers, count = self.table.arrays["pointers"], wave.last - wave.first
         for name, whole in memory.items():
             row = len(self.kernel.roles) + self.kernel.memory.index(name)
-            places = whole.nbytes // stack.count * np.arange(stack.count)
-            self.table.arrays["pointers"][row, columns] = whole.data_ptr() + places
-        chunks = self._chunk_at[stack.first], self._chunk_at[stack.last]
+            places = whole.nbytes // count * np.arange(count)
+            pointers[row, wave.first : wave.last] = whole.data_ptr() + places
+        chunks = self._chunk_at[wave.first], self._chunk_at[wave.last]
         share = (chunks[1] - chunks[0]) / self._chunk_at[-1]
         self.table.set(threads=team.threads_for(int(self._traffic * share)))
         walk().run(self.table.address, self._regions[region], *chunks)

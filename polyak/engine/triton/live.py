@@ -134,19 +134,12 @@ class LiveBucket(TritonBucket):
 
     def _scalars(self) -> list[Scalars]:
         """The scalars of each row, as far as the host knows them."""
-        return [
-            values_of(
-                self.reading.graph,
-                {
-                    name: number
-                    for name, number in zip(
-                        self._given, row.hyperparameters, strict=True
-                    )
-                    if not isinstance(number, OnDevice)
-                },
-            )
-            for row in self._rows
-        ]
+        graph = self.reading.graph
+        return [values_of(graph, self._known(r.hyperparameters)) for r in self._rows]
+
+    def _known(self, numbers: Numbers) -> dict[str, float]:
+        given = zip(self._given, numbers, strict=True)
+        return {name: n for name, n in given if not isinstance(n, OnDevice)}
 
     def _note(self) -> None:
         super()._note()
@@ -170,7 +163,8 @@ class LiveBucket(TritonBucket):
         except BaseException:  # of a leaf: parameters that wait for it keep theirs
             rest = slice(self._around.done, None)
             for name, held in self._numbers_held.items():
-                torch._foreach_copy_(held[rest], kept[name][rest].unbind())
+                if held[rest]:
+                    torch._foreach_copy_(held[rest], kept[name][rest].unbind())
             raise
 
     def _start_scalars(self) -> None:
