@@ -31,6 +31,10 @@ class Counts:
         skips = self._device_skips
         return self._done - (0 if skips is None else skips.read().launched)
 
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._done += count - self.steps
+
     @property
     def skipped_steps(self) -> int:
         """How many it has left out, since a gradient was not finite.
@@ -39,3 +43,7 @@ class Counts:
         """
         skips = self._device_skips
         return self._skipped + (0 if skips is None else sum(skips.read()))
+
+    @skipped_steps.setter
+    def skipped_steps(self, count: int) -> None:
+        self._skipped += count - self.skipped_steps

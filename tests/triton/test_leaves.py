@@ -156,16 +156,16 @@ def test_stages_and_tensors_go_with_muon(arguments):
 
 
 def launched(optimizer, monkeypatch):
-    """The names of the kernels, and of the leaves' shapes, in order."""
+    """The names of the kernels that a step launches, in order."""
     seen = []
     (bucket,) = optimizer._plan.buckets
-    launch = bucket._launch
+    kernels, run = (*bucket.kernel.before, bucket.kernel), bucket._run_region
 
-    def noted(kernel, rooms, first, last):
-        seen.append(kernel.name)
-        launch(kernel, rooms, first, last)
+    def noted(region, wave, memory):
+        seen.append(kernels[region].name)
+        run(region, wave, memory)
 
-    monkeypatch.setattr(bucket, "_launch", noted)
+    monkeypatch.setattr(bucket, "_run_region", noted)
     return seen
 
 

@@ -120,6 +120,15 @@ def test_copies_keep_the_counts(way):
     assert counts(optimizer) == (2, 3)
 
 
+def test_counts_may_be_set():
+    """As by who resumes a run."""
+    optimizer = stepped(begun("SGD"), [True, False])
+    optimizer.steps, optimizer.skipped_steps = 100, 10
+    assert counts(optimizer) == (100, 10)
+    stepped(optimizer, [True, False, True])
+    assert counts(optimizer) == (101, 12)
+
+
 def test_other_plans_and_checkpoints_count_on():
     optimizer = stepped(begun("Adam"), [True, False])
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
