@@ -9,16 +9,18 @@ kernel is launched behind it. Nobody waits for the device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import jit
+from ..around import Wave, waves
 from ..bucket import Bucket
 from ..reading import Reading
 from ..survey import Member, Numbers
+from ..walk import walk
 from .devices import capturing, current
 from .modules import function
 from .source import Stored, TritonKernel
@@ -26,10 +28,13 @@ from .table import DeviceTable
 
 __all__ = ["WARPS", "TritonBucket", "block_of"]
 
+# Bytes of the parameters that go through their leaves together. Their launches keep the
+# device busy for longer than the host takes to make the next ones: more at a time would
+# take more memory and gain nothing.
+TOGETHER = 2**26
+
 WARPS = 4
 _THREADS, _ACCESS = 32 * WARPS, 16  # bytes, the widest that there is
-
-_NOTHING = "define void @member0(ptr %table) { ret void }"
 
 
 def block_of(formats: Mapping[str, Stored]) -> int:
@@ -67,23 +72,30 @@ class TritonBucket(Bucket):
                 "torch.cuda.graph asks for"
             )
         super().__init__(reading, kernel, formats, members)  # type: ignore[arg-type]
-        self._traffic = 0  # of native code
         self.skip: Tensor | None = None
         self.captured: list[Tensor] = []
         self._block = block_of(formats)
         self.scalars_stay = not (self.number_names or self.schema.injected)
         self._injected: Numbers = (1.0,) * len(self.schema.injected)
-        arrays = self.table.arrays
+        self._baked: list[Numbers] = []  # what leaves took in a captured step
+        arrays, lengths = self.table.arrays, _lengths(self.members)
+        around = self._around
         self.words = DeviceTable(
-            _lengths(self.members),
+            lengths,
             arrays["pointers"][:-1],
             self._rows_of_scalars() * arrays["values"][0].nbytes,
             self._input_words(),
             self.device,
+            None if around is None else _places(lengths, around.waves),
         )
 
     def _entry(self) -> int:
-        return jit.compile_ir(_NOTHING)["member0"]
+        return 0  # native code runs no kernel
+
+    def _waves(self) -> list[Wave]:
+        """Which parameters go through the leaves together: as many as serves."""
+        itemsize = self.members[0].param.element_size()
+        return waves(self._stacks(TOGETHER), TOGETHER // itemsize)
 
     def _rows_of_scalars(self) -> int:
         return len(self.table.arrays["values"])
@@ -115,17 +127,21 @@ class TritonBucket(Bucket):
         self._injected = injected
         return super().prepare(injected)
 
-    def launch(self) -> None:
-        """Advance the members' numbers, send what changed, and launch the kernel."""
-        super().launch()
+    def _run(self) -> None:
+        """Send what changed, launch the kernel, and advance the members' numbers."""
         self._note()
-        with current(self.device):
-            if capturing(self.device):
-                self.captured.append(self.words.capture())
-            else:
-                self.words.upload(again=bool(self.captured))
-            self._start()
-        self.skip = None
+        try:
+            with current(self.device):
+                if capturing(self.device):
+                    self.captured.append(self.words.capture())
+                    self._baked = self._leaf_numbers()
+                else:
+                    self.words.upload(again=bool(self.captured))
+                self._start()
+        finally:
+            self.skip = None
+        if self._around is None:
+            walk().advance(self.table.address, 0, len(self.members))
 
     def _note(self) -> None:
         """Write down where things are, and the scalars."""
@@ -142,14 +158,33 @@ class TritonBucket(Bucket):
         self.words.values(self.table.arrays["values"])
 
     def _start(self) -> None:
+        if self._around is None:
+            self._launch(self.kernel, (), 0, self.words.chunks)
+        else:
+            skips = self.skip is not None
+            self._around.run(self._scalars(), self._run_region, blank=skips)
+
+    def _run_region(
+        self, region: int, wave: Wave, memory: Mapping[str, Tensor]
+    ) -> None:
+        """Launch the kernel of a region on a wave."""
+        kernel = (*self.kernel.before, self.kernel)[region]
+        rooms = [memory[room] for room in kernel.rooms]
+        chunk_at = self.words.chunk_at
+        self._launch(kernel, rooms, chunk_at[wave.first], chunk_at[wave.last])
+
+    def _launch(
+        self, kernel: TritonKernel, rooms: Sequence[Tensor], first: int, last: int
+    ) -> None:
+        """Launch a kernel on chunks, from the first to before the last."""
         words = self.words
-        if words.chunks:
-            kernel = function(self.kernel.source, self.kernel.name)
-            kernel[(words.chunks,)](
+        if last > first:
+            function(kernel.source, kernel.name)[(last - first,)](
                 words.words,
                 self.skip,
+                *rooms,
                 words.tensors,
-                words.chunks_at,
+                words.chunks_at + words.record * first,
                 words.chunk,
                 BLOCK=self._block,
                 num_warps=WARPS,
@@ -164,13 +199,36 @@ class TritonBucket(Bucket):
         self.assign(hyperparameters)
         if not super().prepare(self._injected):
             return False
+        self._check_leaf_numbers()
         self._note_scalars()
         with current(self.device):
             self.words.upload()
         return True
+
+    def _leaf_numbers(self) -> list[Numbers]:
+        """The numbers that leaves take, by member."""
+        nodes = self.reading.graph.given_to_leaves
+        rows = [tuple(row[node] for node in nodes) for row in self._scalars()]
+        return [rows[row] for row in self.table.arrays["row"]]
+
+    def _check_leaf_numbers(self) -> None:
+        if self.captured and self._baked != self._leaf_numbers():
+            raise RuntimeError(
+                f"{self.schema.owner}: a number that a leaf takes was changed, and a "
+                "CUDA graph repeats the leaf with the old one. Do a step outside of "
+                "the graph, and capture it again."
+            )
 
 
 def _lengths(members: Sequence[Member]) -> npt.NDArray[np.int64]:
     """The real numbers of each parameter."""
     params = [member.param for member in members]
     return np.array([p.numel() * (1 + p.is_complex()) for p in params], np.int64)
+
+
+def _places(lengths: npt.NDArray[np.int64], waves: Sequence[Wave]) -> npt.NDArray[Any]:
+    """Which number of its wave is the first one of each parameter."""
+    places = np.cumsum(lengths) - lengths
+    for wave in reversed(waves):
+        places[wave.first : wave.last] -= places[wave.first]
+    return places

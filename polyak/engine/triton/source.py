@@ -21,6 +21,7 @@ from torch import fx
 from ..graph import Graph
 from ..operators import MASKS, operator_name
 from ..passes import Passes, split
+from ..regions import Call
 from .operators import ON_BLOCKS, ON_HOST, Expressions
 
 __all__ = [
@@ -59,11 +60,12 @@ _NUMERICS = (
     *("copysign", "cosine", "exponential", "logarithm", "number_at", "power"),
     *("put_number", "rounded_to_bfloat16", "sine", "tanh"),
 )
+_WHERE = ("tensors", "chunks_at", "chunk", "BLOCK: tl.constexpr")
 TAKEN = frozenset(
     {"tl", "triton", "float", "range", "update", *_NUMERICS}
     | {"BLOCK", "aligned", "block", "chunk", "chunks_at", "column", "count", "entry"}
     | {"first", "keep", "row", "rows", "scalars", "skip", "start", "table", "tensor"}
-    | {"tensors", "whole"}
+    | {"place", "tensors", "whole"}
 )
 
 
@@ -91,7 +93,11 @@ class TritonKernel:
         real: the type it computes in, also that of the rows of scalars.
         passes: one, over the numbers.
         program: what computes the scalars, where they are on the device.
-        memory, calls: none; what a kernel of the CPU has for leaves.
+        rooms: the names of what leaves take and give that it works on: an argument
+            each.
+        before: the kernels of the regions before it, where the rule has leaves.
+        calls: the leaves that are called after each of these.
+        memory: none; what the table of the CPU has for leaves.
     """
 
     name: str
@@ -100,45 +106,55 @@ class TritonKernel:
     real: np.dtype[Any]
     passes: Passes
     program: Program | None = None
+    rooms: tuple[str, ...] = ()
+    before: tuple[TritonKernel, ...] = ()
+    calls: tuple[list[Call], ...] = ()
     memory: tuple[str, ...] = ()
-    calls: tuple[()] = ()
 
     @property
     def listing(self) -> str:
         """All that runs in a step, as a text."""
-        if self.program is None:
-            return self.source
-        return f"{self.program.source}\n\n{self.source}"
+        parts = [] if self.program is None else [self.program.source]
+        parts += [kernel.source for kernel in self.before]
+        return "\n\n".join([*parts, self.source])
 
 
 def generate(
-    name: str, graph: Graph, stored: Mapping[str, Stored], *, maximize: bool = False
+    name: str,
+    graph: Graph,
+    stored: Mapping[str, Stored],
+    *,
+    maximize: bool = False,
+    memory: Sequence[str] = (),
 ) -> TritonKernel:
-    """Generate the kernel of a traced rule.
+    """Generate the kernel of a traced rule, or of a region of one.
 
     Args:
         name: the optimizer's.
-        graph: the rule, without leaves and sums.
+        graph: the rule, without sums.
         stored: the storage of each tensor, in the order of the rule's arguments.
         maximize: use the negative gradient.
+        memory: the names of what leaves take and give.
     """
     formats = {role: format.name for role, format in stored.items()}
     real = "float64" if "float64" in formats.values() else "float32"
-    roles = (*(role for role in graph.outputs if role in formats), "grad")
-    update = _Update(graph, formats, real, maximize)
+    roles = tuple(formats)
+    update = _Update(graph, formats | dict.fromkeys(memory, real), real, maximize)
+    rooms = tuple(room for room in memory if room in update.used)
     storage = ", ".join(f"{role} {format}" for role, format in formats.items())
     (kernel,) = identifiers([re.sub(r"\W", "_", name).lower()]).values()
     text = "\n".join(
         [
             "@triton.jit",
-            *_call("def update", update.arguments(roles), ":"),
+            *_call("def update", update.arguments((*roles, *rooms)), ":"),
             *indented(update.lines),
             *("", ""),
-            *_kernel(kernel, roles, formats, real, update),
+            *_kernel(kernel, roles, memory, formats, real, update),
         ]
     )
     source = f"# {name}: {storage}\n{HEAD.format(names=imported(text))}{text}\n"
-    return TritonKernel(kernel, source, roles, np.dtype(real), split(graph))
+    passes = split(graph)
+    return TritonKernel(kernel, source, roles, np.dtype(real), passes, rooms=rooms)
 
 
 HEAD = "import triton\nimport triton.language as tl\n{names}\n\n"
@@ -180,37 +196,44 @@ class _Update:
     Attributes:
         scalars: for each scalar of a row its name, and what it is made of.
         lines: the function's body.
+        used: the tensors that it loads or stores.
+        taken: the names of the values that it uses.
     """
 
     def __init__(
         self, graph: Graph, formats: Mapping[str, str], real: str, maximize: bool
     ) -> None:
         self.graph, self.formats, self.real = graph, formats, real
-        self.roles = identifiers(graph.tensors)
+        self.roles = identifiers(dict.fromkeys((*graph.tensors, *formats)))
         literals = None if real == "float32" else f"tl.{real}"
-        shared = graph_shared(graph)
-        self.write = Expressions(ON_BLOCKS[real], literals, "x", shared)
+        uses = graph_uses(graph)
+        self.write = Expressions(ON_BLOCKS[real], literals, "x", graph_shared(graph))
         self.scalars = self._scalars()
         self.lines: list[str] = []
-        for name, node in graph.tensors.items():
-            if node.users or node in graph.outputs.values():
-                self._load(name, node, negative=maximize and name == "grad")
-        stores = [
-            self._store(name, value)
+        loaded = [name for name, node in graph.tensors.items() if node in uses]
+        for name in loaded:
+            node = graph.tensors[name]
+            self._load(name, node, negative=maximize and name == "grad")
+        stored = [
+            name
             for name, value in graph.outputs.items()
-            if name in formats and value is not graph.tensors[name]
+            if name in formats and value is not graph.tensors.get(name)
         ]
+        stores = [self._store(name, graph.outputs[name]) for name in stored]
         self.lines += [*self.write.lines, *stores]
+        self.used = {*loaded, *stored} or set(formats)
+        self.taken = {word for node, word in self.write.names.items() if node in uses}
         if not self.lines:
             self.lines.append("pass")
 
     def arguments(self, roles: Sequence[str]) -> list[str]:
         """Names of the function's arguments."""
-        return [*(f"{self.roles[role]}_at" for role in roles), "keep", *self.names()]
+        used = [f"{self.roles[role]}_at" for role in roles if role in self.used]
+        return [*used, "keep", *self.names()]
 
     def names(self) -> list[str]:
         """Names of the scalars that the function takes."""
-        return [name for name, _ in self.scalars]
+        return [name for name, _ in self.scalars if name in self.taken]
 
     def _scalars(self) -> list[tuple[str, str]]:
         """Name the scalars: hyperparameters by themselves, the others s0, s1, ..."""
@@ -244,9 +267,14 @@ class _Update:
 
 def graph_shared(graph: Graph) -> set[fx.Node]:
     """The nodes that several others use, or several outputs."""
+    return {node for node, count in graph_uses(graph).items() if count > 1}
+
+
+def graph_uses(graph: Graph) -> dict[fx.Node, int]:
+    """The nodes that the outputs are made of, and how often each is used."""
     uses: dict[fx.Node, int] = {}
     live = [value for value in graph.outputs.values() if isinstance(value, fx.Node)]
-    seen: set[fx.Node] = set()
+    seen = set(graph.tensors.values())  # they are given
     for node in live:
         uses[node] = uses.get(node, 0) + 1
     while live:
@@ -257,41 +285,53 @@ def graph_shared(graph: Graph) -> set[fx.Node]:
         for operand in node.all_input_nodes:
             uses[operand] = uses.get(operand, 0) + 1
             live.append(operand)
-    return {node for node, count in uses.items() if count > 1}
+    return uses
 
 
 def _kernel(
     name: str,
     roles: Sequence[str],
+    memory: Sequence[str],
     formats: Mapping[str, str],
     real: str,
     update: _Update,
 ) -> list[str]:
     """The kernel: which chunk, which scalars, which memory; then block by block."""
-    names = {role: update.roles[role] for role in roles}
+    rooms = [room for room in memory if room in update.used]
+    columns = [(i, role) for i, role in enumerate(roles) if role in update.used]
+    names = {role: update.roles[role] for role in (*roles, *rooms)}
     loads = []
     for index, (scalar, meaning) in enumerate(update.scalars):
+        if scalar not in update.taken:
+            continue
         truth = " != 0" if _is_truth(update.graph, index) else ""
         note = "" if meaning == scalar else f"  # {meaning}"
         loads.append(f"{scalar} = tl.load(scalars + {index}){truth}{note}")
     spots = [
         f"{names[role]}_is = tl.load(column + {1 + index} * tensors)"
-        for index, role in enumerate(roles)
+        for index, role in columns
+    ]
+    spots += [
+        f"{names[room]}_is = ({names[room]} + place).to(tl.int64)" for room in rooms
     ]
     bases = [
         f"{names[role]}_at = {names[role]}_is.to(tl.pointer_type(tl.{formats[role]}))"
         " + first"
-        for role in roles
+        for _, role in columns
     ]
-    either = " | ".join(f"{names[role]}_is" for role in roles)
-    whole = [f"tl.multiple_of({names[role]}_at + start, 16) + block" for role in roles]
-    rest = [f"{names[role]}_at + start + block" for role in roles]
+    bases += [f"{names[room]}_at = {names[room]} + place" for room in rooms]
+    used = [names[role] for role in (*(role for _, role in columns), *rooms)]
+    either = " | ".join(f"{name}_is" for name in used)
+    whole = [f"tl.multiple_of({name}_at + start, 16) + block" for name in used]
+    rest = [f"{name}_at + start + block" for name in used]
     scalars = update.names()
+    record = 3 if memory else 2  # words
     body = [
         "# which numbers",
-        "entry = table + chunks_at + 2 * tl.program_id(0).to(tl.int64)",
+        f"entry = table + chunks_at + {record} * tl.program_id(0).to(tl.int64)",
         "tensor = tl.load(entry)",
         "first = tl.load(entry + 1)",
+        *(["place = tl.load(entry + 2)"] if rooms else []),
         "column = table + tensor",
         "count = tl.minimum(tl.load(column) - first, chunk).to(tl.int32)",
         "if skip is not None:",
@@ -303,7 +343,7 @@ def _kernel(
             f"row = tl.load(column + {1 + len(roles)} * tensors)",
             f"rows = (table + {2 + len(roles)} * tensors)"
             f".to(tl.pointer_type(tl.{real}))",
-            f"scalars = rows + {len(loads)} * row",
+            f"scalars = rows + {len(update.scalars)} * row",
             *loads,
         ]
     body += [
@@ -321,7 +361,11 @@ def _kernel(
     ]
     return [
         '@triton.jit(do_not_specialize=["tensors", "chunks_at", "chunk"])',
-        f"def {name}(table, skip, tensors, chunks_at, chunk, BLOCK: tl.constexpr):",
+        *_call(
+            f"def {name}",
+            ["table", "skip", *(names[room] for room in rooms), *_WHERE],
+            ":",
+        ),
         *indented(body),
     ]
 
@@ -336,7 +380,9 @@ def _call(function: str, arguments: Sequence[str], end: str = "") -> list[str]:
     text = ", ".join(arguments)
     if len(function) + len(text) < 76:
         return [f"{function}({text}){end}"]
-    lines = textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False)
+    glued = ", ".join(argument.replace(" ", "\0") for argument in arguments)
+    lines = textwrap.wrap(glued, 76, break_long_words=False, break_on_hyphens=False)
+    lines = [line.replace("\0", " ") for line in lines]
     return [f"{function}(", *indented(lines), f"){end}"]
 
 

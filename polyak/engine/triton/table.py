@@ -2,9 +2,9 @@
 
 One vector of 64-bit words. Of each tensor, in columns: its length, the addresses of the
 parameter, the slots and the gradient, and its row of scalars; then the rows of scalars
-themselves; then the map of chunks, (tensor, first number) each. Lengths, addresses of
-what is updated and chunks stay as they are; the rest, which lies between them, changes
-from step to step.
+themselves; then the map of chunks, (tensor, first number) each, and where a rule has
+leaves also the chunk's place in their memory. Lengths, addresses of what is updated and
+chunks stay as they are; the rest, which lies between them, changes from step to step.
 
 What changed is copied from page-locked memory on the current stream, and nobody waits.
 Each copy has a block of its own, which torch does not give away again before the copy
@@ -38,6 +38,8 @@ class DeviceTable:
         rows: bytes of the rows of scalars, all together.
         inputs: words that follow the chunks, for the program of scalars.
         device: where.
+        places: where a rule has leaves: which number of their memory is the first one
+            of each tensor.
 
     Attributes:
         words: the vector on the device.
@@ -45,6 +47,8 @@ class DeviceTable:
         chunk: numbers of a chunk.
         chunks: how many.
         chunks_at: where their map begins.
+        record: words of a chunk in it.
+        chunk_at: the first chunk of each tensor, and the count of all.
         inputs_at: where the words of the program begin.
     """
 
@@ -55,11 +59,18 @@ class DeviceTable:
         rows: int,
         inputs: int,
         device: torch.device,
+        places: Words | None = None,
     ) -> None:
         self.tensors, self.device = len(lengths), device
-        self.chunk = chunk_length(int(lengths.sum()))
+        total = lengths.sum() if places is None else (places + lengths).max(initial=0)
+        self.chunk = chunk_length(int(total))
         chunks = chunk_map(lengths, self.chunk)
-        self.chunks = len(chunks)
+        if places is not None:
+            place = places[chunks[:, 0]] + chunks[:, 1]
+            chunks = np.column_stack([chunks, place])
+        self.chunks, self.record = chunks.shape
+        ends = np.arange(self.tensors + 1)
+        self.chunk_at: list[int] = np.searchsorted(chunks[:, 0], ends).tolist()
         self._gradients_at = (1 + len(addresses)) * self.tensors
         self._rows_at = self._gradients_at + self.tensors
         self._values_at = self._rows_at + self.tensors
