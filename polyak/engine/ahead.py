@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from .code import Code
 from .table import loads
 
-__all__ = ["BLOCK", "before_advance", "before_check", "prefetch"]
+__all__ = ["AHEAD", "BLOCK", "before_advance", "before_check", "before_look"]
 
 BLOCK = 16  # columns
+AHEAD = 16  # objects
 
 
 def before_check() -> str:
@@ -33,7 +34,7 @@ def before_check() -> str:
     with _entries(code, objects, last) as entry:
         _touch(code, _item(code, "%handles", entry))
     with _entries(code, "%numbers", last) as entry:
-        prefetch(code, _item(code, "%number_pointers", entry))
+        _prefetch(code, _item(code, "%number_pointers", entry))
     with _entries(code, objects, last) as entry:
         _touch_record(code, _record(code, entry))
     with _entries(code, objects, last) as entry:
@@ -51,15 +52,38 @@ def before_advance() -> str:
     code.write(loads("tensors written numbers handles number_pointers version_offset"))
     objects, last = code.add("%written", "%numbers"), _end_of_block(code, "%stop")
     with _entries(code, "%numbers", last) as entry:
-        prefetch(code, _item(code, "%number_pointers", entry), to_write=True)
+        _prefetch(code, _item(code, "%number_pointers", entry), to_write=True)
     with _entries(code, objects, last) as entry:
         at = code.item(_record(code, entry), "%version_offset", 1)
-        prefetch(code, code.emit(f"load ptr, ptr {at}"), to_write=True)
+        _prefetch(code, code.emit(f"load ptr, ptr {at}"), to_write=True)
     arguments = ["ptr %table", "i64 %first", "i64 %stop"]
     return code.function("fetch.counters", arguments)
 
 
-def prefetch(code: Code, address: str, offset: int = 0, to_write: bool = False) -> None:
+def before_look() -> str:
+    """``@fetch.objects(objects, n)``: what ``look`` comes to after the ``n``-th object.
+
+    An object is (address, where in it the address of its items is, lines of these).
+    """
+    code = Code()
+    near, far = (code.add("%n", str(count)) for count in (AHEAD // 2, AHEAD))
+    object_at = code.emit(f"load ptr, ptr {code.item('%objects', far, 24)}")
+    _touch(code, object_at)
+    _touch(code, object_at, 32)
+    record = code.item("%objects", near, 24)
+    object_at = code.emit(f"load ptr, ptr {record}")
+    offset, lines = (
+        code.emit(f"load i64, ptr {code.item(record, str(word), 8)}") for word in (1, 2)
+    )
+    items = code.emit(f"load ptr, ptr {code.item(object_at, offset, 1)}")
+    with code.loop("0", lines) as line:
+        _prefetch(code, code.item(items, line, 64))
+    return code.function("fetch.objects", ["ptr %objects", "i64 %n"])
+
+
+def _prefetch(
+    code: Code, address: str, offset: int = 0, to_write: bool = False
+) -> None:
     """Ask for a cache line."""
     at = code.item(address, str(offset), 1)
     call = f"call void @llvm.prefetch.p0(ptr {at}, i32 {int(to_write)}, i32 3, i32 1)"
@@ -86,7 +110,7 @@ def _item(code: Code, array: str, entry: str) -> str:
 
 
 def _record(code: Code, entry: str) -> str:
-    """torch's record of a tensor."""
+    """The record that torch has of a tensor."""
     return code.emit(f"load ptr, ptr {_item(code, '%handles', entry)}")
 
 
@@ -106,7 +130,7 @@ def _touch_record(code: Code, record: str) -> None:
     """Its lines: it has more than two, and may end in a fourth."""
     for offset in (0, 64, 128):
         _touch(code, record, offset)
-    prefetch(code, record, 160)
+    _prefetch(code, record, 160)
 
 
 def _touch_storage(code: Code, record: str) -> None:
@@ -116,4 +140,4 @@ def _touch_storage(code: Code, record: str) -> None:
     has_none = code.emit(f"icmp eq ptr {storage}, null")
     known = code.emit(f"select i1 {has_none}, ptr {record}, ptr {storage}")
     _touch(code, known)
-    prefetch(code, known, 64)
+    _prefetch(code, known, 64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from . import jit
+from .ahead import AHEAD, before_look
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -28,6 +30,10 @@ __all__ = ["OTHER", "OTHER_VALUES", "SAME", "Watch"]
 SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
+
+_AHEAD_AT = 5  # in the stream
+_ITEMS_AT = {dict: 32, list: 24}
+_MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
 
 class Watch:
@@ -44,9 +50,13 @@ class Watch:
         self._values: list[list[Any]] = []
         self._values_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
-        stream = [*_interface(), id(self._groups), id(self._state)]
+        self._order: list[int] = []  # what is looked into, in turn, to read ahead
+        stream = [*_interface(), id(self._groups), id(self._state), 0]
         self._add_groups(stream, optimizer)
         self._add_state(stream, optimizer)
+        last = [id(self._groups), 0, 0] * AHEAD
+        self._ahead = np.array([*self._order, *last], np.int64)
+        stream[_AHEAD_AT] = self._ahead.ctypes.data
         self._expected = np.array(stream, np.int64)
         self._address = self._expected.ctypes.data
 
@@ -76,6 +86,7 @@ class Watch:
         stream.append(len(optimizer.param_groups))
         for group in optimizer.param_groups:
             self._add(stream, group, group["params"])
+            self._order += [*_record(group), *_record(group["params"])]
             stream.append(len(group["params"]))
             self._add(stream, *group["params"])
             values = _words(group)
@@ -88,6 +99,7 @@ class Watch:
         stream.append(len(optimizer.state))
         for key, value in optimizer.state.items():
             self._add(stream, key, value)
+            self._order += _record(value if isinstance(value, dict) else self._groups)
             entries = _words(value)
             stream.append(len(entries) // 2)
             self._add(stream, *entries)
@@ -117,6 +129,16 @@ def _words(value: Any) -> list[Any]:
     return [*chain.from_iterable(value.items())] if isinstance(value, dict) else []
 
 
+def _record(value: dict[Any, Any] | list[Any]) -> tuple[int, int, int]:
+    """An object, where CPython keeps the address of its items, and their cache lines.
+
+    It is used to read ahead only.
+    """
+    kind = dict if isinstance(value, dict) else list
+    size = sys.getsizeof(value) - kind.__basicsize__
+    return id(value), _ITEMS_AT[kind], min(1 + size // 64, _MOST_LINES)
+
+
 @functools.cache
 def _interface() -> tuple[int, ...]:
     """Addresses of the functions of CPython that the native code calls."""
@@ -132,12 +154,16 @@ def _compiled() -> Callable[..., int]:
 
 
 # A stream of words, in the order in which Watch writes them: the functions of CPython,
-# the list of groups and the dictionary of the state, and what is due in these.
-_IR = """; look: are these the objects of the stream?
+# the list of groups and the dictionary of the state, the objects to read ahead, and
+# what is due in the list and the dictionary.
+_IR = f"""; look: are these the objects of the stream?
+{before_look()}
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+attributes #0 = {{ nounwind }}
 
 ; The entries of a dictionary: their number, then (key, value) each.
 ; Gives the end of the stream's entries, with bit 0 set where they differ.
-define internal i64 @entries(ptr %dict, ptr %expected, ptr %dict_next) {
+define internal i64 @entries(ptr %dict, ptr %expected, ptr %dict_next) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -178,9 +204,9 @@ same:
   ret i64 %end
 other:
   ret i64 %other.end
-}
+}}
 
-define i64 @look(ptr %stream) {
+define i64 @look(ptr %stream) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -195,9 +221,11 @@ entry:
   %groups = load ptr, ptr %groups.at
   %state.at = getelementptr i64, ptr %stream, i64 4
   %state = load ptr, ptr %state.at
-  %group.count.at = getelementptr i64, ptr %stream, i64 5
+  %objects.at = getelementptr i64, ptr %stream, i64 {_AHEAD_AT}
+  %objects = load ptr, ptr %objects.at
+  %group.count.at = getelementptr i64, ptr %stream, i64 6
   %group.count = load i64, ptr %group.count.at
-  %group.first = getelementptr i64, ptr %stream, i64 6
+  %group.first = getelementptr i64, ptr %stream, i64 7
   %group.count.is = call i64 %list_size(ptr %groups)
   %group.as.many = icmp eq i64 %group.count, %group.count.is
   br i1 %group.as.many, label %group, label %other
@@ -210,6 +238,10 @@ group:
   %g.more = icmp slt i64 %g, %group.count
   br i1 %g.more, label %compare.group, label %state.head
 compare.group:
+  %g.dict = mul i64 %g, 2
+  %g.list = add i64 %g.dict, 1
+  call void @fetch.objects(ptr %objects, i64 %g.dict)
+  call void @fetch.objects(ptr %objects, i64 %g.list)
   %g.is = call ptr %list_item(ptr %groups, i64 %g)
   %g.due = load ptr, ptr %g.at
   %g.same = icmp eq ptr %g.is, %g.due
@@ -247,6 +279,7 @@ group.entries:
 
 ; The state: for each key, it and its value, then the value's entries.
 state.head:
+  %objects.before = mul i64 %group.count, 2
   %state.count = load i64, ptr %g.at
   %state.first = getelementptr i64, ptr %g.at, i64 1
   br label %state.entry
@@ -259,6 +292,8 @@ state.entry:
   %both = and i1 %s.due, %there
   br i1 %both, label %compare.key, label %over
 compare.key:
+  %s.object = add i64 %objects.before, %s
+  call void @fetch.objects(ptr %objects, i64 %s.object)
   %key.is = load ptr, ptr %key
   %key.due = load ptr, ptr %s.at
   %key.same = icmp eq ptr %key.is, %key.due
@@ -286,5 +321,5 @@ same:
   ret i64 %changed
 other:
   ret i64 2
-}
+}}
 """
