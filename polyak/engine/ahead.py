@@ -12,16 +12,28 @@ which never fails. No answer depends on what is done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from .code import Code
 from .table import loads
 
-__all__ = ["AHEAD", "BLOCK", "before_advance", "before_check", "before_look"]
+__all__ = [
+    "AHEAD",
+    "BLOCK",
+    "DECLARATION",
+    "before_advance",
+    "before_check",
+    "before_chunk",
+    "before_look",
+]
 
 BLOCK = 16  # columns
 AHEAD = 16  # objects
+CHUNKS = 4
+MOST_BYTES = 512  # the processor itself reads ahead in what is longer
+
+DECLARATION = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
 
 
 def before_check() -> str:
@@ -79,6 +91,31 @@ def before_look() -> str:
     with code.loop("0", lines) as line:
         _prefetch(code, code.item(items, line, 64))
     return code.function("fetch.objects", ["ptr %objects", "i64 %n"])
+
+
+def before_chunk(itemsizes: Sequence[int]) -> str:
+    """``@fetch.chunk(table, c)``: the numbers that come after those of chunk ``c``.
+
+    Args:
+        itemsizes: of the roles, in order.
+    """
+    code = Code()
+    code.write(loads("tensors chunks pointers chunk"))
+    ahead = code.add("%c", str(CHUNKS))
+    with code.when(code.emit(f"icmp slt i64 {ahead}, %chunks")):
+        at = code.item("%chunk", ahead, 8)
+        column = code.emit(f"load i64, ptr {at}")
+        count_at = code.item(at, code.multiply("%chunks", "2"), 8)
+        count = code.emit(f"load i64, ptr {count_at}")
+        for role, itemsize in enumerate(itemsizes):
+            row = code.multiply("%tensors", str(role))
+            numbers = _item(code, "%pointers", code.add(row, column))
+            size = code.multiply(count, str(itemsize))
+            is_short = code.emit(f"icmp slt i64 {size}, {MOST_BYTES}")
+            end = code.emit(f"select i1 {is_short}, i64 {size}, i64 {MOST_BYTES}")
+            with code.loop("0", code.divide(code.add(end, "63"), "64")) as line:
+                _prefetch(code, code.item(numbers, line, 64))
+    return code.function("fetch.chunk", ["ptr %table", "i64 %c"])
 
 
 def _prefetch(

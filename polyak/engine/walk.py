@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jit
-from .ahead import BLOCK, before_advance, before_check
+from .ahead import BLOCK, DECLARATION, before_advance, before_check
 from .table import begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
@@ -90,7 +90,10 @@ ask.dim:
   %dims = load i64, ptr %out
   %dims.due = load i64, ptr %shape
   %dims.same = icmp eq i64 %dims, %dims.due
-  br i1 %dims.same, label %ask.shape, label %fail
+  br i1 %dims.same, label %compare.dims, label %fail
+compare.dims:
+  %has.dims = icmp sgt i64 %dims, 0
+  br i1 %has.dims, label %ask.shape, label %ask.data
 ask.shape:
   %sizes.failed = call i32 %sizes(ptr %tensor, ptr %out)
   %size.list = load ptr, ptr %out
@@ -152,7 +155,7 @@ fail:
   ret i64 -1
 }}
 
-declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+{DECLARATION}
 
 {before_check()}
 {before_advance()}

@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from . import jit
-from .ahead import AHEAD, before_look
+from .ahead import AHEAD, DECLARATION, before_look
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -31,7 +31,6 @@ SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
 
-_AHEAD_AT = 5  # in the stream
 _ITEMS_AT = {dict: 32, list: 24}
 _MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
@@ -51,19 +50,18 @@ class Watch:
         self._values_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
         self._order: list[int] = []  # what is looked into, in turn, to read ahead
-        stream = [*_interface(), id(self._groups), id(self._state), 0]
+        stream = [*_interface(), id(self._groups), id(self._state)]
         self._add_groups(stream, optimizer)
         self._add_state(stream, optimizer)
         last = [id(self._groups), 0, 0] * AHEAD
         self._ahead = np.array([*self._order, *last], np.int64)
-        stream[_AHEAD_AT] = self._ahead.ctypes.data
         self._expected = np.array(stream, np.int64)
-        self._address = self._expected.ctypes.data
+        self._addresses = self._expected.ctypes.data, self._ahead.ctypes.data
 
     def look(self, optimizer: Optimizer) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``."""
         same = optimizer.param_groups is self._groups and optimizer.state is self._state
-        return _compiled()(self._address) if same and not self._opaque else OTHER
+        return _compiled()(*self._addresses) if same and not self._opaque else OTHER
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
@@ -149,16 +147,16 @@ def _interface() -> tuple[int, ...]:
 
 @functools.cache
 def _compiled() -> Callable[..., int]:
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
     return prototype(jit.compile_ir(_IR)["look"])
 
 
 # A stream of words, in the order in which Watch writes them: the functions of CPython,
-# the list of groups and the dictionary of the state, the objects to read ahead, and
-# what is due in the list and the dictionary.
+# the list of groups and the dictionary of the state, and what is due in these. Beside
+# it the objects that are looked into, in turn, to read ahead.
 _IR = f"""; look: are these the objects of the stream?
 {before_look()}
-declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+{DECLARATION}
 attributes #0 = {{ nounwind }}
 
 ; The entries of a dictionary: their number, then (key, value) each.
@@ -206,7 +204,7 @@ other:
   ret i64 %other.end
 }}
 
-define i64 @look(ptr %stream) {{
+define i64 @look(ptr %stream, ptr %objects) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -221,11 +219,9 @@ entry:
   %groups = load ptr, ptr %groups.at
   %state.at = getelementptr i64, ptr %stream, i64 4
   %state = load ptr, ptr %state.at
-  %objects.at = getelementptr i64, ptr %stream, i64 {_AHEAD_AT}
-  %objects = load ptr, ptr %objects.at
-  %group.count.at = getelementptr i64, ptr %stream, i64 6
+  %group.count.at = getelementptr i64, ptr %stream, i64 5
   %group.count = load i64, ptr %group.count.at
-  %group.first = getelementptr i64, ptr %stream, i64 7
+  %group.first = getelementptr i64, ptr %stream, i64 6
   %group.count.is = call i64 %list_size(ptr %groups)
   %group.as.many = icmp eq i64 %group.count, %group.count.is
   br i1 %group.as.many, label %group, label %other
