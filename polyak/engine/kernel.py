@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..extent import Extent
-from .ahead import DECLARATION, before_chunk
+from .ahead import DECLARATIONS, before_chunk
 from .body import Body, declarations
 from .code import Code
 from .formats import Format, format_of
@@ -97,8 +97,7 @@ def _module(bodies: Sequence[Body]) -> str:
         for function in (*_functions(body), member(f"member{index}", _unit(body)))
     )
     if bodies[0].passes.is_single:
-        itemsizes = [bodies[0].formats[role].itemsize for role in bodies[0].roles]
-        text += f"\n{before_chunk(itemsizes)}\n{DECLARATION}\n"
+        text += f"\n{before_chunk()}\n{DECLARATIONS}"
     return f"""{record_type}
 
 {text}

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jit
-from .ahead import BLOCK, DECLARATION, before_advance, before_check
+from .ahead import BLOCK, DECLARATIONS, before_advance, before_check
 from .table import begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
@@ -155,7 +155,7 @@ fail:
   ret i64 -1
 }}
 
-{DECLARATION}
+{DECLARATIONS}
 
 {before_check()}
 {before_advance()}
@@ -391,5 +391,4 @@ entry:
   ret void
 }}
 
-attributes #0 = {{ nounwind }}
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from . import jit
-from .ahead import AHEAD, DECLARATION, before_look
+from .ahead import AHEAD, DECLARATIONS, before_look
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -31,7 +30,6 @@ SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
 
-_ITEMS_AT = {dict: 32, list: 24}
 _MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
 
@@ -132,9 +130,9 @@ def _record(value: dict[Any, Any] | list[Any]) -> tuple[int, int, int]:
 
     It is used to read ahead only.
     """
-    kind = dict if isinstance(value, dict) else list
-    size = sys.getsizeof(value) - kind.__basicsize__
-    return id(value), _ITEMS_AT[kind], min(1 + size // 64, _MOST_LINES)
+    if isinstance(value, dict):
+        return id(value), 32, min(1 + len(value) // 2, _MOST_LINES)
+    return id(value), 24, min(1 + len(value) // 8, _MOST_LINES)
 
 
 @functools.cache
@@ -156,8 +154,7 @@ def _compiled() -> Callable[..., int]:
 # it the objects that are looked into, in turn, to read ahead.
 _IR = f"""; look: are these the objects of the stream?
 {before_look()}
-{DECLARATION}
-attributes #0 = {{ nounwind }}
+{DECLARATIONS}
 
 ; The entries of a dictionary: their number, then (key, value) each.
 ; Gives the end of the stream's entries, with bit 0 set where they differ.
