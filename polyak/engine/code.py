@@ -82,10 +82,12 @@ class Code:
         """The lines, without the function's head and its last instruction."""
         return "\n".join([*self._variables, *self._lines])
 
-    def function(self, name: str, arguments: Sequence[str]) -> str:
+    def function(
+        self, name: str, arguments: Sequence[str], attributes: str = "#0"
+    ) -> str:
         """The whole as a function that gives nothing."""
         return (
-            f"define internal void @{name}({', '.join(arguments)}) #0 {{\n"
+            f"define internal void @{name}({', '.join(arguments)}) {attributes} {{\n"
             f"entry:\n{self.text}\n  ret void\n}}\n"
         )
 

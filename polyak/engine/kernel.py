@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..extent import Extent
+from .ahead import DECLARATIONS, before_chunk
 from .body import Body, declarations
 from .code import Code
 from .formats import Format, format_of
@@ -95,6 +96,8 @@ def _module(bodies: Sequence[Body]) -> str:
         for index, body in enumerate(bodies)
         for function in (*_functions(body), member(f"member{index}", _unit(body)))
     )
+    if bodies[0].passes.is_single:
+        text += f"\n{before_chunk()}\n{DECLARATIONS}"
     return f"""{record_type}
 
 {text}
@@ -125,6 +128,7 @@ def _chunk(body: Body) -> str:
 {chunk}
 {_given(body)}
   %last = add i64 %first, %n
+  call void @fetch.chunk(ptr %table, i64 %c)
   call void @{body.prefix}pass0({bounds}, {", ".join(_names(body))})
   ret void
 }}

@@ -69,10 +69,17 @@ _FIELDS = (
     "sizes",
     "strides",
     "storage_offset",  # where a tensor's record has the address of its storage
+    "version_offset",  # and that of its counter of versions
     "number_is_double",  # torch's code of float64: other scalar slots are float32
     "device",  # torch's code of the kind of device that the tensors are on
 )
-_PLAIN = {"undefined", "storage_offset", "number_is_double", "device"}
+_PLAIN = {
+    "undefined",
+    "storage_offset",
+    "version_offset",
+    "number_is_double",
+    "device",
+}
 _AT = {name: index for index, name in enumerate(_FIELDS)}
 
 record_type = "%Table = type {" + ", ".join("i64" for _ in _FIELDS) + "}"

@@ -59,6 +59,7 @@ class Symbols(dict[str, int]):
     undefined: int
     handle_offset: int
     storage_offset: int
+    version_offset: int
 
 
 def symbols() -> Symbols | None:
@@ -99,6 +100,7 @@ def functions() -> dict[str, int]:
         **known,
         "undefined": known.undefined,
         "storage_offset": known.storage_offset,
+        "version_offset": known.version_offset,
     }
 
 
@@ -158,6 +160,21 @@ def _storage_offset() -> int:
     return 0
 
 
+def _version_offset() -> int:
+    """Where it has the address of its counter of versions; to read ahead only.
+
+    A tensor shares the counter with what is detached from it, not with its ``data``.
+    """
+    sample = _sample(3)
+    detached, data = sample.detach(), sample.data
+    for offset in range(0, 8 * _WORD, _WORD):
+        known = _word(sample._cdata + offset)
+        shared = known == _word(detached._cdata + offset)
+        if shared and known != _word(data._cdata + offset):
+            return offset
+    return 0
+
+
 def _grad_of(function: int, tensor: torch.Tensor) -> int:
     prototype = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)
     gradient = int(prototype(function)(tensor._cdata))
@@ -175,6 +192,7 @@ def _agrees(found: Symbols) -> bool:
         return False
     found.handle_offset = offset
     found.storage_offset = _storage_offset()
+    found.version_offset = _version_offset()
     found.undefined = _undefined(found["grad"])
     sample = torch.nn.Parameter(_sample(2, 3))
     if _grad_of(found["grad"], sample) != found.undefined:

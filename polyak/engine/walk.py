@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jit
+from .ahead import BLOCK, DECLARATIONS, before_advance, before_check
 from .table import begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
@@ -89,7 +90,10 @@ ask.dim:
   %dims = load i64, ptr %out
   %dims.due = load i64, ptr %shape
   %dims.same = icmp eq i64 %dims, %dims.due
-  br i1 %dims.same, label %ask.shape, label %fail
+  br i1 %dims.same, label %compare.dims, label %fail
+compare.dims:
+  %has.dims = icmp sgt i64 %dims, 0
+  br i1 %has.dims, label %ask.shape, label %ask.data
 ask.shape:
   %sizes.failed = call i32 %sizes(ptr %tensor, ptr %out)
   %size.list = load ptr, ptr %out
@@ -151,111 +155,10 @@ fail:
   ret i64 -1
 }}
 
-declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+{DECLARATIONS}
 
-; The three cache lines of a tensor's own record.
-define internal void @fetch.impl(ptr %impl) {{
-  %second = getelementptr i8, ptr %impl, i64 64
-  %third = getelementptr i8, ptr %impl, i64 128
-  call void @llvm.prefetch.p0(ptr %impl, i32 0, i32 3, i32 1)
-  call void @llvm.prefetch.p0(ptr %second, i32 0, i32 3, i32 1)
-  call void @llvm.prefetch.p0(ptr %third, i32 0, i32 3, i32 1)
-  ret void
-}}
-
-; A tensor's storage, where the address of its data is.
-define internal void @fetch.storage(ptr %impl, i64 %storage_offset) {{
-  %at = getelementptr i8, ptr %impl, i64 %storage_offset
-  %storage = load ptr, ptr %at
-  call void @llvm.prefetch.p0(ptr %storage, i32 0, i32 3, i32 1)
-  ret void
-}}
-
-; Bring a block of 16 columns into the cache. What @check reads of a tensor is a chain
-; of addresses, each a wait for memory after a forward and backward pass. Here the first
-; links of all chains are asked for at once, then the second, and so on.
-define internal void @fetch(ptr %table, i64 %first) {{
-entry:
-{loads("tensors written numbers handles grad storage_offset")}
-  %objects = add i64 %written, %numbers
-  %block = add i64 %first, 16
-  %whole = icmp slt i64 %block, %tensors
-  %last = select i1 %whole, i64 %block, i64 %tensors
-  br label %pass
-pass:
-  %pass.of = phi i64 [0, %entry], [%pass.next, %pass.done]
-  %pass.more = icmp slt i64 %pass.of, 3
-  br i1 %pass.more, label %object, label %gradients
-object:
-  %o = phi i64 [0, %pass], [%o.next, %object.done]
-  %o.more = icmp slt i64 %o, %objects
-  br i1 %o.more, label %object.row, label %pass.done
-object.row:
-  %o.row = mul i64 %o, %tensors
-  br label %tensor
-tensor:
-  %t = phi i64 [%first, %object.row], [%t.next, %fetched]
-  %t.more = icmp slt i64 %t, %last
-  br i1 %t.more, label %tensor.open, label %object.done
-tensor.open:
-  %entry.of = add i64 %o.row, %t
-  %at = getelementptr ptr, ptr %handles, i64 %entry.of
-  %handle = load ptr, ptr %at
-  switch i64 %pass.of, label %fetch.storage [i64 0, label %fetch.handle
-                                             i64 1, label %fetch.impl]
-fetch.handle:
-  call void @llvm.prefetch.p0(ptr %handle, i32 0, i32 3, i32 1)
-  br label %fetched
-fetch.impl:
-  %impl = load ptr, ptr %handle
-  call void @fetch.impl(ptr %impl)
-  br label %fetched
-fetch.storage:
-  %impl.there = load ptr, ptr %handle
-  call void @fetch.storage(ptr %impl.there, i64 %storage_offset)
-  br label %fetched
-fetched:
-  %t.next = add i64 %t, 1
-  br label %tensor
-object.done:
-  %o.next = add i64 %o, 1
-  br label %object
-pass.done:
-  %pass.next = add i64 %pass.of, 1
-  br label %pass
-
-gradients:
-  %g.pass = phi i64 [0, %pass], [%g.pass.next, %gradients.done]
-  %g.pass.more = icmp slt i64 %g.pass, 2
-  br i1 %g.pass.more, label %gradient, label %done
-gradient:
-  %g = phi i64 [%first, %gradients], [%g.next, %gradient.fetched]
-  %g.more = icmp slt i64 %g, %last
-  br i1 %g.more, label %gradient.open, label %gradients.done
-gradient.open:
-  %g.at = getelementptr ptr, ptr %handles, i64 %g
-  %param = load ptr, ptr %g.at
-  %param.impl = load ptr, ptr %param
-  %gradient.at = call ptr %grad(ptr %param.impl)
-  %gradient.impl = load ptr, ptr %gradient.at
-  %g.first = icmp eq i64 %g.pass, 0
-  br i1 %g.first, label %gradient.impl.fetch, label %gradient.storage.fetch
-gradient.impl.fetch:
-  call void @fetch.impl(ptr %gradient.impl)
-  br label %gradient.fetched
-gradient.storage.fetch:
-  call void @fetch.storage(ptr %gradient.impl, i64 %storage_offset)
-  br label %gradient.fetched
-gradient.fetched:
-  %g.next = add i64 %g, 1
-  br label %gradient
-gradients.done:
-  %g.pass.next = add i64 %g.pass, 1
-  br label %gradients
-done:
-  ret void
-}}
-
+{before_check()}
+{before_advance()}
 define i64 @check(ptr %table) {{
 entry:
 {loads("tensors written numbers handles pointers number_pointers dtypes bytes")}
@@ -270,11 +173,11 @@ column:
   %t.more = icmp slt i64 %t, %tensors
   br i1 %t.more, label %open, label %holds
 open:
-  %in.block = and i64 %t, 15
+  %in.block = urem i64 %t, {BLOCK}
   %block.begins = icmp eq i64 %in.block, 0
   br i1 %block.begins, label %ahead, label %look
 ahead:
-  call void @fetch(ptr %table, i64 %t)
+  call void @fetch.tensors(ptr %table, i64 %t)
   br label %look
 look:
   %grad.entry = add i64 %grad.row, %t
@@ -405,9 +308,19 @@ entry:
 column:
   %t = phi i64 [%first, %entry], [%t.next, %column.done]
   %t.more = icmp slt i64 %t, %last
-  br i1 %t.more, label %number, label %done
+  br i1 %t.more, label %open, label %done
+open:
+  %since = sub i64 %t, %first
+  %in.block = urem i64 %since, {BLOCK}
+  %block.begins = icmp eq i64 %in.block, 0
+  br i1 %block.begins, label %ahead, label %numbers.head
+ahead:
+  call void @fetch.counters(ptr %table, i64 %t, i64 %last)
+  br label %numbers.head
+numbers.head:
+  br label %number
 number:
-  %s = phi i64 [0, %column], [%s.next, %number.done]
+  %s = phi i64 [0, %numbers.head], [%s.next, %number.done]
   %s.more = icmp slt i64 %s, %numbers
   br i1 %s.more, label %advance, label %version
 advance:
@@ -477,4 +390,5 @@ entry:
   call void @run(ptr %table, ptr %kernel, i64 0, i64 %units)
   ret void
 }}
+
 """

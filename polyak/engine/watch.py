@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from . import jit
+from .ahead import AHEAD, DECLARATIONS, before_look
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -28,6 +29,8 @@ __all__ = ["OTHER", "OTHER_VALUES", "SAME", "Watch"]
 SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
+
+_MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
 
 class Watch:
@@ -44,16 +47,19 @@ class Watch:
         self._values: list[list[Any]] = []
         self._values_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
+        self._order: list[int] = []  # what is looked into, in turn, to read ahead
         stream = [*_interface(), id(self._groups), id(self._state)]
         self._add_groups(stream, optimizer)
         self._add_state(stream, optimizer)
+        last = [id(self._groups), 0, 0] * AHEAD
+        self._ahead = np.array([*self._order, *last], np.int64)
         self._expected = np.array(stream, np.int64)
-        self._address = self._expected.ctypes.data
+        self._addresses = self._expected.ctypes.data, self._ahead.ctypes.data
 
     def look(self, optimizer: Optimizer) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``."""
         same = optimizer.param_groups is self._groups and optimizer.state is self._state
-        return _compiled()(self._address) if same and not self._opaque else OTHER
+        return _compiled()(*self._addresses) if same and not self._opaque else OTHER
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
@@ -76,6 +82,7 @@ class Watch:
         stream.append(len(optimizer.param_groups))
         for group in optimizer.param_groups:
             self._add(stream, group, group["params"])
+            self._order += [*_record(group), *_record(group["params"])]
             stream.append(len(group["params"]))
             self._add(stream, *group["params"])
             values = _words(group)
@@ -88,6 +95,7 @@ class Watch:
         stream.append(len(optimizer.state))
         for key, value in optimizer.state.items():
             self._add(stream, key, value)
+            self._order += _record(value if isinstance(value, dict) else self._groups)
             entries = _words(value)
             stream.append(len(entries) // 2)
             self._add(stream, *entries)
@@ -117,6 +125,16 @@ def _words(value: Any) -> list[Any]:
     return [*chain.from_iterable(value.items())] if isinstance(value, dict) else []
 
 
+def _record(value: dict[Any, Any] | list[Any]) -> tuple[int, int, int]:
+    """An object, where CPython keeps the address of its items, and their cache lines.
+
+    It is used to read ahead only.
+    """
+    if isinstance(value, dict):
+        return id(value), 32, min(1 + len(value) // 2, _MOST_LINES)
+    return id(value), 24, min(1 + len(value) // 8, _MOST_LINES)
+
+
 @functools.cache
 def _interface() -> tuple[int, ...]:
     """Addresses of the functions of CPython that the native code calls."""
@@ -127,17 +145,20 @@ def _interface() -> tuple[int, ...]:
 
 @functools.cache
 def _compiled() -> Callable[..., int]:
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
     return prototype(jit.compile_ir(_IR)["look"])
 
 
 # A stream of words, in the order in which Watch writes them: the functions of CPython,
-# the list of groups and the dictionary of the state, and what is due in these.
-_IR = """; look: are these the objects of the stream?
+# the list of groups and the dictionary of the state, and what is due in these. Beside
+# it the objects that are looked into, in turn, to read ahead.
+_IR = f"""; look: are these the objects of the stream?
+{before_look()}
+{DECLARATIONS}
 
 ; The entries of a dictionary: their number, then (key, value) each.
 ; Gives the end of the stream's entries, with bit 0 set where they differ.
-define internal i64 @entries(ptr %dict, ptr %expected, ptr %dict_next) {
+define internal i64 @entries(ptr %dict, ptr %expected, ptr %dict_next) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -178,9 +199,9 @@ same:
   ret i64 %end
 other:
   ret i64 %other.end
-}
+}}
 
-define i64 @look(ptr %stream) {
+define i64 @look(ptr %stream, ptr %objects) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -210,6 +231,10 @@ group:
   %g.more = icmp slt i64 %g, %group.count
   br i1 %g.more, label %compare.group, label %state.head
 compare.group:
+  %g.dict = mul i64 %g, 2
+  %g.list = add i64 %g.dict, 1
+  call void @fetch.objects(ptr %objects, i64 %g.dict)
+  call void @fetch.objects(ptr %objects, i64 %g.list)
   %g.is = call ptr %list_item(ptr %groups, i64 %g)
   %g.due = load ptr, ptr %g.at
   %g.same = icmp eq ptr %g.is, %g.due
@@ -247,6 +272,7 @@ group.entries:
 
 ; The state: for each key, it and its value, then the value's entries.
 state.head:
+  %objects.before = mul i64 %group.count, 2
   %state.count = load i64, ptr %g.at
   %state.first = getelementptr i64, ptr %g.at, i64 1
   br label %state.entry
@@ -259,6 +285,8 @@ state.entry:
   %both = and i1 %s.due, %there
   br i1 %both, label %compare.key, label %over
 compare.key:
+  %s.object = add i64 %objects.before, %s
+  call void @fetch.objects(ptr %objects, i64 %s.object)
   %key.is = load ptr, ptr %key
   %key.due = load ptr, ptr %s.at
   %key.same = icmp eq ptr %key.is, %key.due
@@ -286,5 +314,5 @@ same:
   ret i64 %changed
 other:
   ret i64 2
-}
+}}
 """

@@ -1,5 +1,6 @@
 """The native look at tensors: it accepts what holds, and reports each change."""
 
+import ctypes
 import functools
 
 import pytest
@@ -164,13 +165,24 @@ def step_shape(param, state):
     state["step"].data = torch.ones(2)
 
 
+def slot_without_storage(param, state):
+    torch.utils.swap_tensors(state["exp_avg"], torch.ones(4, 3).to_sparse())
+
+
 REPORTED = [grad_gone, grad_dtype, grad_strides, grad_expanded, grad_negated]
 REPORTED += [grad_sparse, grad_without_memory, grad_is_param, grad_is_slot]
 REPORTED += [grad_begins_in_slot, grad_ends_in_param]
 REPORTED += [param_pointer, param_shape, param_dimensions, param_strides, param_dtype]
 REPORTED += [param_negated, param_swapped, param_on_meta, param_is_freed]
 REPORTED += [slot_pointer, slot_shape, slot_strides, slot_dtype, slot_storage]
-REPORTED += [slot_resized, step_value, step_nan, step_dtype, step_shape]
+REPORTED += [
+    slot_resized,
+    slot_without_storage,
+    step_value,
+    step_nan,
+    step_dtype,
+    step_shape,
+]
 
 
 @pytest.mark.parametrize("column", [0, 2, 4])
@@ -346,6 +358,16 @@ def test_dtype_codes_differ():
     """Each dtype has its number."""
     kinds = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     assert len({torch_abi.dtype_code(kind) for kind in kinds}) == 4
+
+
+def test_counters_of_versions_are_found():
+    """What is read ahead before they are advanced is where torch keeps them."""
+    tensor = torch.ones(3)
+    offset = torch_abi.functions()["version_offset"]
+    counter = ctypes.c_size_t.from_address(tensor._cdata + offset).value
+    before = ctypes.string_at(counter, 24)
+    torch.autograd.graph.increment_version(tensor)
+    assert ctypes.string_at(counter, 24) != before
 
 
 def test_everything_runs_eagerly_without_symbols(monkeypatch):

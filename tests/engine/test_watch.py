@@ -1,5 +1,6 @@
 """The native look at Python objects: it says what a comparison in Python would say."""
 
+import ctypes
 from collections import OrderedDict, UserDict, defaultdict
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyak
+from polyak.engine import watch
 from polyak.engine.watch import OTHER, OTHER_VALUES, SAME, Watch
 
 from .support import parameter
@@ -259,3 +261,16 @@ def test_other_containers(library, container):
     optimizer.param_groups[0]["params"] = [b]
     optimizer.step()
     assert (a.item(), b.item()) == (-1.5, -3.0 - 0.25 * 5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_what_is_read_ahead_holds_the_items(count):
+    """The cache lines that are asked for are those of the items, up to a limit."""
+    items = [object() for _ in range(count)]
+    for holder in (items, dict(zip(map(str, range(count)), items, strict=True))):
+        address, offset, lines = watch._record(holder)
+        assert address == id(holder)
+        start = ctypes.c_size_t.from_address(address + offset).value
+        words = (ctypes.c_size_t * (8 * lines)).from_address(start)
+        assert id(items[0]) in words
+        assert (id(items[-1]) in words) == (count < 40 or holder is items)
