@@ -19,7 +19,7 @@ from .interludes import interlude_function
 from .listing import listing
 from .loops import pass_function
 from .passes import Passes, extent_of, split
-from .phases import Matrix, Phases, phases
+from .phases import Matrix, Phases, many, phases
 from .regions import Call, cut
 from .table import chunk, loads, member, record_type
 from .tiles import tile_functions
@@ -91,7 +91,10 @@ def generate(
     ]
     passes = bodies[0].passes
     order = [(region, split(region.graph)) for region in regions]
-    text = listing(name, order, formats, dtype.name, maximize=maximize)
+    together = many(matrix) if matrix else ""
+    text = listing(
+        name, order, formats, dtype.name, maximize=maximize, at_once=together
+    )
     return Kernel(_module(bodies), roles, memory, calls, dtype, passes, text)
 
 

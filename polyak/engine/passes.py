@@ -9,6 +9,8 @@ when a pass has ended; what is made of it reaches the numbers in the next pass:
 
 What a pass needs of an earlier pass's numbers it computes again: reading twice costs
 less than storing and reading.
+
+Many small matrices go another way (:mod:`.phases`), within which there are passes, too.
 """
 
 from __future__ import annotations

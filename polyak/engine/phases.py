@@ -35,10 +35,12 @@ from .passes import (
 __all__ = [
     "ANY",
     "LANES",
+    "MOST_NUMBERS",
     "TILE",
     "Matrix",
     "Phases",
     "is_total",
+    "many",
     "matrix_of",
     "phases",
 ]
@@ -122,3 +124,9 @@ def matrix_of(shape: Sequence[int], reals: int = 1) -> Matrix | None:
     if not is_small or math.prod(before) < LANES:
         return None
     return (str(rows), str(columns)) if size <= MOST_KNOWN else ANY
+
+
+def many(matrix: Matrix) -> str:
+    """The matrices that are taken together, for people."""
+    rows, columns = matrix
+    return f"{LANES} matrices" + f" of {rows} by {columns}" * (matrix != ANY)

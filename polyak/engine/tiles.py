@@ -21,7 +21,7 @@ from .formats import Format, plain
 from .interludes import Interlude, interlude_function
 from .loops import at_number
 from .passes import Pass, Passes, extent_of
-from .phases import ANY, LANES, TILE, Phases, is_total
+from .phases import ANY, LANES, MOST_NUMBERS, TILE, Phases, is_total
 from .turns import turn, turn_function
 
 __all__ = ["tile_functions"]
@@ -167,7 +167,8 @@ def _tile_function(tile: _Tile, index: int) -> str:
     extents |= {tile.kept(x[0]): extent_of(x[0]) for x in tile.passes.buffers}
     for name, extent in extents.items():
         size = loops.size(extent)
-        code.room(tile.real, int(size) * LANES if size.isdigit() else TILE, name)
+        most = int(size) if size.isdigit() else MOST_NUMBERS
+        code.room(tile.real, most * LANES, name)
     zero = writer.number(0.0)
     totals = {node: code.variable(writer.real, zero) for node in tile.totals()}
     blocks = code.divide(code.add("%count", str(LANES - 1)), lanes)
