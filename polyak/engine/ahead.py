@@ -21,7 +21,7 @@ from .table import loads
 __all__ = [
     "AHEAD",
     "BLOCK",
-    "DECLARATIONS",
+    "PREFETCH",
     "before_advance",
     "before_check",
     "before_chunk",
@@ -33,10 +33,8 @@ AHEAD = 16  # objects
 CHUNKS = 4
 MOST_BYTES = 512  # the processor itself reads ahead in what is longer
 
-# What a module with these functions needs. Small code compiles in half the time.
-DECLARATIONS = """declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
-attributes #1 = { noinline nounwind optsize }
-"""
+# What a module with these functions declares.
+PREFETCH = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
 
 
 def before_check() -> str:
@@ -58,7 +56,7 @@ def before_check() -> str:
         _touch_record(code, _gradient(code, entry))
     with _entries(code, "1", last) as entry:
         _touch_storage(code, _gradient(code, entry))
-    return code.function("fetch.tensors", ["ptr %table", "i64 %first"], "#1")
+    return code.function("fetch.tensors", ["ptr %table", "i64 %first"], small=True)
 
 
 def before_advance() -> str:
@@ -72,7 +70,7 @@ def before_advance() -> str:
         at = code.item(_record(code, entry), "%version_offset", 1)
         _prefetch(code, code.emit(f"load ptr, ptr {at}"), to_write=True)
     arguments = ["ptr %table", "i64 %first", "i64 %stop"]
-    return code.function("fetch.counters", arguments, "#1")
+    return code.function("fetch.counters", arguments, small=True)
 
 
 def before_look() -> str:
@@ -93,7 +91,7 @@ def before_look() -> str:
     items = code.emit(f"load ptr, ptr {code.item(object_at, offset, 1)}")
     with code.loop("0", lines) as line:
         _prefetch(code, code.item(items, line, 64))
-    return code.function("fetch.objects", ["ptr %objects", "i64 %n"], "#1")
+    return code.function("fetch.objects", ["ptr %objects", "i64 %n"], small=True)
 
 
 def before_chunk() -> str:
@@ -112,7 +110,7 @@ def before_chunk() -> str:
             end = code.emit(f"select i1 {is_short}, i64 {size}, i64 {MOST_BYTES}")
             with code.loop("0", code.divide(code.add(end, "63"), "64")) as line:
                 _prefetch(code, code.item(numbers, line, 64))
-    return code.function("fetch.chunk", ["ptr %table", "i64 %c"], "#1")
+    return code.function("fetch.chunk", ["ptr %table", "i64 %c"], small=True)
 
 
 def _prefetch(

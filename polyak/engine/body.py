@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ _BINARY = "{0} contract {T} {1}, {2}"
 _CALL = "call contract {T} @llvm.{0}.{S}({T} {1})"
 _CALL2 = "call contract {T} @llvm.{0}.{S}({T} {1}, {T} {2})"
 _COMPARE = "fcmp {0} {T} {1}, {2}"
-_LOGIC = "{0} i1 {1}, {2}"
+_LOGIC = "{0} {M} {1}, {2}"
 
 # Operator: LLVM's name for it, and the instruction.
 _INSTRUCTIONS: dict[str, tuple[str, str]] = {
@@ -50,8 +51,8 @@ _INSTRUCTIONS: dict[str, tuple[str, str]] = {
     "ne": ("une", _COMPARE),
     "and": ("and", _LOGIC),
     "or": ("or", _LOGIC),
-    "invert": ("xor", "{0} i1 {1}, true"),
-    "where": ("select", "{0} i1 {1}, {T} {2}, {T} {3}"),
+    "invert": ("xor", "{0} {M} {1}, {true}"),
+    "where": ("select", "{0} {M} {1}, {T} {2}, {T} {3}"),
 }
 
 # The indices of a value at one place of a tensor, by what it extends along.
@@ -112,43 +113,100 @@ class Body:
 
 
 class Writer:
-    """A function in the making: its code, and the scalars that it begins with."""
+    """A function in the making: its code, and the scalars that it begins with.
 
-    def __init__(self, body: Body, code: Code) -> None:
-        self.body, self.code, self.real = body, code, body.real
+    Args:
+        body: what the functions of the kernel have in common.
+        code: what is written to.
+        lanes: how many values are computed at once, as a vector.
+    """
+
+    def __init__(self, body: Body, code: Code, lanes: int = 1) -> None:
+        self.body, self.code, self.lanes = body, code, lanes
+        self.real, self.mask = self._kind(body.real), self._kind("i1")
+        self.suffix = _suffix(body.real, lanes)
         self.scalars: dict[fx.Node, str] = {}
         for index, node in enumerate(body.graph.arguments()):
             address = code.item("%values", str(index), body.itemsize)
-            self.scalars[node] = self.load(address)
+            self.scalars[node] = self.load_for_all(address)
+
+    def _kind(self, scalar: str) -> str:
+        return scalar if self.lanes == 1 else f"<{self.lanes} x {scalar}>"
 
     def load(self, address: str) -> str:
-        """A real."""
-        return self.code.emit(f"load {self.real}, ptr {address}")
+        """A value."""
+        align = f"align {self.body.itemsize}"
+        return self.code.emit(f"load {self.real}, ptr {address}, {align}")
+
+    def load_for_all(self, address: str) -> str:
+        """A value that all lanes have."""
+        value = self.code.emit(f"load {self.body.real}, ptr {address}")
+        return self.for_all(value)
 
     def save(self, value: str, address: str) -> None:
-        """Store a real."""
-        self.code.emit(f"store {self.real} {value}, ptr {address}", void=True)
+        """Store a value."""
+        align = f"align {self.body.itemsize}"
+        self.code.emit(f"store {self.real} {value}, ptr {address}, {align}", void=True)
 
     def at(self, base: str, index: str) -> str:
         """The address of a real in an array."""
         return self.code.item(base, index, self.body.itemsize)
 
+    def for_all(self, value: str) -> str:
+        """A real, for all lanes."""
+        return value if self.lanes == 1 else self._spread(self.body.real, value)
+
+    def _spread(self, scalar: str, value: str) -> str:
+        kind = self._kind(scalar)
+        one = self.code.emit(f"insertelement {kind} poison, {scalar} {value}, i64 0")
+        order = f"<{self.lanes} x i32> zeroinitializer"
+        return self.code.emit(f"shufflevector {kind} {one}, {kind} poison, {order}")
+
     def number(self, value: float) -> str:
         """A constant."""
-        if self.real == "float":
+        if self.body.real == "float":
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
-        return f"0x{struct.pack('>d', value).hex()}"
+        return self._constant(self.body.real, f"0x{struct.pack('>d', value).hex()}")
+
+    def truth(self) -> str:
+        """The constant that is true."""
+        return self._constant("i1", "true")
+
+    def _constant(self, kind: str, text: str) -> str:
+        if self.lanes == 1:
+            return text
+        return f"<{', '.join([f'{kind} {text}'] * self.lanes)}>"
+
+    def of_first(self, count: str, value: str) -> str:
+        """A value in the first ``count`` lanes, 0 in the others."""
+        kind = f"<{self.lanes} x i64>"
+        lanes = ", ".join(f"i64 {lane}" for lane in range(self.lanes))
+        counts = self._spread("i64", count)
+        is_first = self.code.emit(f"icmp slt {kind} <{lanes}>, {counts}")
+        choice = f"{self.real} {value}, {self.real} {self.number(0.0)}"
+        return self.code.emit(f"select {self.mask} {is_first}, {choice}")
+
+    def over_lanes(self, value: str) -> str:
+        """The sum over all lanes."""
+        total, real = "", self.body.real
+        for lane in range(self.lanes):
+            one = self.code.emit(f"extractelement {self.real} {value}, i64 {lane}")
+            total = self.code.emit(f"fadd {real} {total}, {one}") if total else one
+        return total
 
     def plus(self, x: str, y: str) -> str:
         """A term of a sum, whose terms may be added in any order."""
         return self.code.emit(f"fadd reassoc contract {self.real} {x}, {y}")
 
-    def over_count(self, value: str, *counts: str) -> str:
-        """A sum as a mean."""
-        count = self.code.multiply(*counts)
-        divisor = self.code.emit(f"uitofp i64 {count} to {self.real}")
-        return self.code.emit(f"fdiv contract {self.real} {value}, {divisor}")
+    def over_count(self, value: str, count: str) -> str:
+        """A sum as a mean. Of many at once it is a product: division takes long."""
+        real = self.body.real
+        count = self.code.emit(f"uitofp i64 {count} to {real}")
+        if self.lanes == 1:
+            return self.code.emit(f"fdiv contract {real} {value}, {count}")
+        share = self.for_all(self.code.emit(f"fdiv contract {real} 1.0, {count}"))
+        return self.code.emit(f"fmul contract {self.real} {value}, {share}")
 
 
 class Values:
@@ -172,12 +230,12 @@ class Values:
         """The value of an operator."""
         word, text = _INSTRUCTIONS[operator_name(node.target)]
         operands = [self.of(operand) for operand in node.args]
-        real = self.writer.real
-        suffix = "f64" if real == "double" else "f32"
         if word == "fdiv" and self._is_scalar(node.args[1]):
             word = "fdiv arcp"  # a product with the reciprocal, taken before the loop
-        instruction = text.format(word, *operands, T=real, S=suffix)
-        self._known[node] = self.writer.code.emit(instruction)
+        writer = self.writer
+        kinds = {"T": writer.real, "M": writer.mask, "S": writer.suffix}
+        instruction = text.format(word, *operands, **kinds, true=writer.truth())
+        self._known[node] = writer.code.emit(instruction)
         return self._known[node]
 
     def _is_scalar(self, operand: Any) -> bool:
@@ -196,25 +254,28 @@ class Values:
         """Write what is computed here and used elsewhere; a truth value as 1 or 0."""
         writer, value = self.writer, self._known[node]
         if _is_mask(node):
-            value = writer.code.emit(f"uitofp i1 {value} to {writer.real}")
+            value = writer.code.emit(f"uitofp {writer.mask} {value} to {writer.real}")
         index = self.place[extent_of(node)]
         writer.save(value, writer.at(writer.body.kept(node), index))
 
     def _loaded(self, node: fx.Node) -> str:
         writer, body = self.writer, self.writer.body
         if is_constant(node):
-            dtype = np.float64 if writer.real == "double" else np.float32
+            dtype = np.float64 if body.real == "double" else np.float32
             return writer.number(float(np.finfo(dtype).eps))
         names = [name for name, known in body.graph.tensors.items() if known is node]
         if not names:
+            is_whole = extent_of(node) is Extent.WHOLE
+            load = writer.load_for_all if is_whole else writer.load
             place = self.place[extent_of(node)]
-            value = writer.load(writer.at(body.kept(node), place))
+            value = load(writer.at(body.kept(node), place))
             if not _is_mask(node):
                 return value
-            return writer.code.emit(f"fcmp une {writer.real} {value}, 0.0")
+            zero = writer.number(0.0)
+            return writer.code.emit(f"fcmp une {writer.real} {value}, {zero}")
         (name,) = names
-        load = body.formats[name].load
-        value = load(writer.code.emit, writer.real, self._address(name))
+        format = body.formats[name]
+        value = format.load(writer.code.emit, writer.real, self._address(name))
         if body.maximize and name == "grad":
             value = writer.code.emit(f"fneg {writer.real} {value}")
         return value
@@ -233,13 +294,18 @@ def _is_mask(node: fx.Node) -> bool:
     return operator_name(node.target) in MASKS
 
 
-def declarations(real: str, text: str) -> str:
-    """The intrinsic functions that some instructions call."""
+def _suffix(real: str, lanes: int) -> str:
+    """What LLVM appends to the name of a function of such values."""
     suffix = "f64" if real == "double" else "f32"
-    declared = {}
-    for word, form in _INSTRUCTIONS.values():
-        symbol = f"@llvm.{word}.{suffix}("
-        if form in (_CALL, _CALL2) and symbol in text:
-            operands = ", ".join([real] * (2 if form is _CALL2 else 1))
-            declared[symbol] = f"declare {real} {symbol}{operands})\n"
-    return "".join(declared.values())
+    return suffix if lanes == 1 else f"v{lanes}{suffix}"
+
+
+def declarations(text: str) -> str:
+    """The intrinsic functions that some instructions call."""
+    called = set(re.findall(r"call contract (.*?) @llvm\.(\w+)\.(\w+)\(", text))
+    twice = {word for word, form in _INSTRUCTIONS.values() if form is _CALL2}
+    return "".join(
+        f"declare {kind} @llvm.{word}.{suffix}"
+        f"({', '.join([kind] * (2 if word in twice else 1))})\n"
+        for kind, word, suffix in sorted(called)
+    )

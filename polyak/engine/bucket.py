@@ -337,6 +337,8 @@ def _chunks(sizes: npt.NDArray[Any], passes: Passes) -> npt.NDArray[Any]:
         size = max(least, CHUNK // max(1, row)) * row if has_rows else CHUNK
         if has_rows and 0 < rows * row < size:
             size -= size % (rows * row)
+        elif passes.needs_matrices:
+            size = rows * row
         columns += [
             (tensor, first, min(size, length - first))
             for first in range(0, length, max(1, size))

@@ -13,7 +13,7 @@ import torch
 
 from . import jit
 
-__all__ = ["Format", "format_of"]
+__all__ = ["Format", "format_of", "plain"]
 
 Emit = Callable[..., str]
 
@@ -33,6 +33,10 @@ class Format:
     itemsize: int
     load: Callable[[Emit, str, str], str]
     store: Callable[[Emit, str, str, str], None]
+
+    def is_real(self, real: str) -> bool:
+        """Whether a number is stored as LLVM's type ``real``."""
+        return self.name == {"float": "float32", "double": "float64"}[real]
 
 
 def _load_float16(emit: Emit, real: str, address: str) -> str:
@@ -88,6 +92,12 @@ def _store_bfloat16(emit: Emit, real: str, value: str, address: str) -> None:
     chosen = emit(f"select i1 {is_nan}, i32 32704, i32 {kept}")
     narrow = emit(f"trunc i32 {chosen} to i16")
     emit(f"store i16 {narrow}, ptr {address}, align 2", void=True)
+
+
+def plain(kind: str, itemsize: int) -> Format:
+    """The storage of a type of LLVM as it is: a real, or several as a vector."""
+    load, store = _load_same(kind, itemsize), _store_same(kind, itemsize)
+    return Format(kind, itemsize, load, store)
 
 
 _FLOAT16 = Format("float16", 2, _load_float16, _store_float16)

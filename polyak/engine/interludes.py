@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -11,11 +12,10 @@ from torch import fx
 from ..extent import Extent
 from .body import Body, Place, Values, Writer
 from .code import Code
-from .loops import FEW
 from .operators import operator_name
 from .passes import extent_of, is_reduction
 
-__all__ = ["interlude_function"]
+__all__ = ["Interlude", "interlude_function"]
 
 
 def interlude_function(body: Body, index: int) -> str:
@@ -25,9 +25,13 @@ def interlude_function(body: Body, index: int) -> str:
     parts of the sums are at ``%parts``.
     """
     code = Code()
-    interlude = _Interlude(Writer(body, code))
-    for group in body.passes.passes[index].after:
-        interlude.run(group)
+    interlude = _OfTensor(Writer(body, code))
+    this = body.passes.passes[index]
+    for group in this.after:
+        if group[0] in this.sums:
+            interlude.gather(group[0])
+        else:
+            interlude.run(group)
     if index == len(body.passes.passes) - 1:
         interlude.store()
     counts = ["i64 %length", "i64 %rows", "i64 %columns", "i64 %pieces"]
@@ -35,23 +39,43 @@ def interlude_function(body: Body, index: int) -> str:
     return code.function(f"{body.prefix}after{index}", [*counts, *chunks, *body.given])
 
 
-class _Interlude:
+class Interlude(ABC):
     """Writes the loops over what extends along rows, columns or less."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.body, self.code = writer, writer.body, writer.code
+
+    @abstractmethod
+    def each(
+        self, extent: Extent, do: Callable[[Place], None], used: Iterable[fx.Node] = ()
+    ) -> None:
+        """A loop over all values of an extent.
+
+        Args:
+            extent: along what the loop goes.
+            do: writes its body.
+            used: what the body uses. If nothing is a matrix's, matrices are not told
+                apart.
+        """
+
+    @abstractmethod
+    def terms(self, node: fx.Node) -> str:
+        """How many terms a sum has."""
+
+    def kept_along(self, node: fx.Node) -> Extent:
+        """Along what a reduction is added up."""
+        return extent_of(node)
 
     def run(self, group: Sequence[fx.Node]) -> None:
         """Compute a reduction, or nodes that extend alike in one loop."""
         node = group[0]
         if not is_reduction(node):
             self._elementwise(group)
-        elif extent_of(node.all_input_nodes[0]) is not Extent.NUMBER:
-            self._reduce(node)
-        elif extent_of(node) is Extent.COLUMN:
-            self._gather_columns(node)
-        elif extent_of(node) is Extent.WHOLE:
-            self._gather_whole(node)
+            return
+        (operand,) = node.all_input_nodes
+        self.begin(node)
+        self.each(extent_of(operand), partial(self._add, node), [node])
+        self.end(node)
 
     def store(self) -> None:
         """Store what is returned and extends along rows or columns."""
@@ -60,7 +84,7 @@ class _Interlude:
             names = [n for n in self.body.passes.small if graph.extent(n) is extent]
             if names:
                 values = [graph.outputs[name] for name in names]
-                self._each(extent, partial(self._store, names), self._tensors(values))
+                self.each(extent, partial(self._store, names), self._tensors(values))
 
     def _store(self, names: Sequence[str], place: Place) -> None:
         Values(self.writer, place).store(names)
@@ -69,48 +93,6 @@ class _Interlude:
         """The values that are tensors."""
         nodes = [value for value in values if isinstance(value, fx.Node)]
         return [node for node in nodes if node not in self.body.graph.scalars]
-
-    def _each(
-        self, extent: Extent, do: Callable[[Place], None], used: Iterable[fx.Node] = ()
-    ) -> None:
-        """A loop over all values of an extent that is not a number's.
-
-        Args:
-            extent: along what the loop goes.
-            do: writes its body.
-            used: what the body uses. If nothing is a matrix's, matrices are not told
-                apart; else the longer loop is the inner one.
-        """
-        code, whole = self.code, {Extent.WHOLE: "0"}
-        if extent is Extent.WHOLE:
-            do(whole)
-            return
-        extents = {extent_of(node) for node in used}
-        if extent is Extent.MATRIX or Extent.MATRIX not in extents:
-            with code.loop("0", self._count(extent)) as index:
-                do({**whole, extent: index})
-            return
-        count = "%rows" if extent is Extent.ROW else "%columns"
-        matrices = self._count(Extent.MATRIX)
-
-        def at(matrix: str, index: str) -> Place:
-            place = code.add(code.multiply(matrix, count), index)
-            return {**whole, Extent.MATRIX: matrix, extent: place}
-
-        few = code.emit(f"icmp ult i64 {count}, {FEW}")
-        with (
-            code.when(few),
-            code.loop("0", count) as index,
-            code.loop("0", matrices) as matrix,
-        ):
-            do(at(matrix, index))
-        many = code.emit(f"xor i1 {few}, true")
-        with (
-            code.when(many),
-            code.loop("0", matrices) as matrix,
-            code.loop("0", count) as index,
-        ):
-            do(at(matrix, index))
 
     def _elementwise(self, group: Sequence[fx.Node]) -> None:
         def compute(place: Place) -> None:
@@ -122,60 +104,86 @@ class _Interlude:
                     values.keep(node)
 
         used = itertools.chain(*(node.all_input_nodes for node in group))
-        self._each(extent_of(group[0]), compute, self._tensors(used))
+        self.each(extent_of(group[0]), compute, self._tensors(used))
 
-    def _reduce(self, node: fx.Node) -> None:
-        """A sum of what is no larger than rows or columns."""
+    def _add(self, node: fx.Node, place: Place) -> None:
         (operand,) = node.all_input_nodes
-        extent, result, kept = extent_of(operand), extent_of(node), self.body.kept(node)
-        writer = self.writer
+        self.add(node, Values(self.writer, place).of(operand), place)
 
-        def add(place: Place) -> None:
-            at = writer.at(kept, place[result])
-            value = Values(writer, place).of(operand)
-            writer.save(writer.plus(writer.load(at), value), at)
-
-        self._begin(node)
-        self._each(extent, add, [node])
-        counts = {Extent.ROW: "%rows", Extent.COLUMN: "%columns"}
-        of_all = result is Extent.WHOLE
-        self._end(node, self._count(extent) if of_all else counts[extent])
-
-    def _begin(self, node: fx.Node) -> None:
+    def begin(self, node: fx.Node) -> None:
         """A sum is 0 where it is kept."""
-        writer, extent = self.writer, extent_of(node)
+        along, zero = self.kept_along(node), self.writer.number(0.0)
+        self.each(along, lambda place: self.writer.save(zero, self._at(node, place)))
 
-        def clear(place: Place) -> None:
-            zero = writer.number(0.0)
-            writer.save(zero, writer.at(self.body.kept(node), place[extent]))
+    def add(self, node: fx.Node, value: str, place: Place) -> None:
+        """Add a term to a sum where it is kept."""
+        at = self._at(node, place)
+        self.writer.save(self.writer.plus(self.writer.load(at), value), at)
 
-        self._each(extent, clear)
-
-    def _end(self, node: fx.Node, count: str) -> None:
+    def end(self, node: fx.Node) -> None:
         """A sum is known where it is kept; make a mean of it, if it is to be one."""
-        writer, extent = self.writer, extent_of(node)
+        writer, count = self.writer, self.terms(node)
 
         def divide(place: Place) -> None:
-            at = writer.at(self.body.kept(node), place[extent])
+            at = self._at(node, place)
             writer.save(writer.over_count(writer.load(at), count), at)
 
         if operator_name(node.target) == "mean":
-            self._each(extent, divide)
+            self.each(self.kept_along(node), divide)
+
+    def _at(self, node: fx.Node, place: Place) -> str:
+        """Where a sum is kept."""
+        return self.writer.at(self.body.kept(node), place[self.kept_along(node)])
+
+
+class _OfTensor(Interlude):
+    """Loops over a whole tensor; the sums of the pass are gathered from its chunks."""
+
+    def each(
+        self, extent: Extent, do: Callable[[Place], None], used: Iterable[fx.Node] = ()
+    ) -> None:
+        code, whole = self.code, {Extent.WHOLE: "0"}
+        if extent is Extent.WHOLE:
+            do(whole)
+            return
+        if extent is Extent.MATRIX or Extent.MATRIX not in map(extent_of, used):
+            with code.loop("0", self._count(extent)) as index:
+                do({**whole, extent: index})
+            return
+        count = "%rows" if extent is Extent.ROW else "%columns"
+        with (
+            code.loop("0", self._count(Extent.MATRIX)) as matrix,
+            code.loop("0", count) as index,
+        ):
+            place = code.add(code.multiply(matrix, count), index)
+            do({**whole, Extent.MATRIX: matrix, extent: place})
+
+    def terms(self, node: fx.Node) -> str:
+        (operand,) = node.all_input_nodes
+        if extent_of(node) is Extent.WHOLE:
+            return self._count(extent_of(operand))
+        summed_up = extent_of(operand) & ~extent_of(node)
+        return "%rows" if summed_up is Extent.ROWS else "%columns"
 
     def _count(self, extent: Extent) -> str:
         """How many values of an extent a tensor has."""
-        divisors = {
-            Extent.ROW: ["%columns"],
-            Extent.COLUMN: ["%rows"],
-            Extent.MATRIX: ["%rows", "%columns"],
-        }
         count = "%length"
-        for divisor in divisors[extent]:
-            count = self.code.divide(count, divisor)
+        for direction, divisor in (
+            (Extent.ROWS, "%rows"),
+            (Extent.COLUMNS, "%columns"),
+        ):
+            if not extent & direction:
+                count = self.code.divide(count, divisor)
         return count
 
-    def _gather_whole(self, node: fx.Node) -> None:
+    def gather(self, node: fx.Node) -> None:
         """The sum of the parts that the chunks have found, in their order."""
+        if extent_of(node) is Extent.COLUMN:
+            self._gather_columns(node)
+        elif extent_of(node) is Extent.WHOLE:
+            self._gather_whole(node)
+
+    def _gather_whole(self, node: fx.Node) -> None:
         code, writer = self.code, self.writer
         total = code.variable("double", "0.0")
         with code.loop("0", "%pieces") as piece:
@@ -189,12 +197,11 @@ class _Interlude:
         if writer.real == "float":
             found = code.emit(f"fptrunc double {found} to float")
         writer.save(found, self.body.kept(node))
-        self._end(node, "%length")
+        self.end(node)
 
     def _gather_columns(self, node: fx.Node) -> None:
-        """The same for each column."""
         code, writer, kept = self.code, self.writer, self.body.kept(node)
-        self._begin(node)
+        self.begin(node)
         with code.loop("0", "%pieces") as piece:
             first, width = self._columns_of(piece)
             part = self._part(node, piece, width)
@@ -202,7 +209,7 @@ class _Interlude:
                 at = writer.at(kept, code.add(first, index))
                 value = writer.load(writer.at(part, index))
                 writer.save(writer.plus(writer.load(at), value), at)
-        self._end(node, "%rows")
+        self.end(node)
 
     def _columns_of(self, piece: str) -> tuple[str, str]:
         """The first column that a chunk has, and how many there are."""

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 
 from ..extent import Extent
-from .ahead import DECLARATIONS, before_chunk
+from .ahead import PREFETCH, before_chunk
 from .body import Body, declarations
-from .code import Code
+from .code import ATTRIBUTES, Code
 from .formats import Format, format_of
 from .graph import Graph
 from .interludes import interlude_function
 from .listing import listing
 from .loops import pass_function
 from .passes import Passes, extent_of, split
+from .phases import Matrix, Phases, many, phases
 from .regions import Call, cut
 from .table import chunk, loads, member, record_type
+from .tiles import tile_functions
 
 __all__ = ["Kernel", "generate"]
 
@@ -51,7 +53,12 @@ class Kernel:
 
 
 def generate(
-    name: str, graph: Graph, formats: dict[str, Format], *, maximize: bool = False
+    name: str,
+    graph: Graph,
+    formats: dict[str, Format],
+    *,
+    maximize: bool = False,
+    matrix: Matrix | None = None,
 ) -> Kernel:
     """Generate the kernel of a traced rule.
 
@@ -60,6 +67,8 @@ def generate(
         graph: the rule.
         formats: the storage of each tensor, in the order of the rule's arguments.
         maximize: use the negative gradient.
+        matrix: what is known of the matrices where they are many and small, and the
+            rule tells rows from columns.
     """
     wide = any(format.name == "float64" for format in formats.values())
     dtype = np.dtype(np.float64 if wide else np.float32)
@@ -72,7 +81,7 @@ def generate(
     bodies = [
         Body(
             region.graph,
-            split(region.graph),
+            phases(region.graph, matrix) if matrix else split(region.graph),
             {**formats, **dict.fromkeys(memory, real)},
             (*roles, *memory),
             "double" if wide else "float",
@@ -82,10 +91,11 @@ def generate(
         for index, region in enumerate(regions)
     ]
     passes = bodies[0].passes
-    order = [
-        (region, body.passes) for region, body in zip(regions, bodies, strict=True)
-    ]
-    text = listing(name, order, formats, dtype.name, maximize=maximize)
+    order = [(region, split(region.graph)) for region in regions]
+    together = many(matrix) if matrix else ""
+    text = listing(
+        name, order, formats, dtype.name, maximize=maximize, at_once=together
+    )
     return Kernel(_module(bodies), roles, memory, calls, dtype, passes, text)
 
 
@@ -97,18 +107,19 @@ def _module(bodies: Sequence[Body]) -> str:
         for function in (*_functions(body), member(f"member{index}", _unit(body)))
     )
     if bodies[0].passes.is_single:
-        text += f"\n{before_chunk()}\n{DECLARATIONS}"
+        text += f"\n{before_chunk()}\n{PREFETCH}"
     return f"""{record_type}
 
 {text}
 
-attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
-{declarations(bodies[0].real, text)}"""
+{ATTRIBUTES}{declarations(text)}"""
 
 
 def _functions(body: Body) -> list[str]:
     """One for each pass and interlude, and one that does a unit of work."""
     numbers = range(len(body.passes.passes))
+    if isinstance(body.passes, Phases):
+        return [*tile_functions(body, body.passes), _pass_of_chunk(body)]
     passes = [pass_function(body, index) for index in numbers]
     if body.passes.is_single:
         return [*passes, _chunk(body)]

@@ -52,6 +52,7 @@ def listing(
     real: str,
     *,
     maximize: bool,
+    at_once: str = "",
 ) -> str:
     """The kernel's loops, and what is computed before them, as Python text.
 
@@ -61,6 +62,7 @@ def listing(
         formats: the storage of each tensor.
         real: the type that the kernel computes in.
         maximize: the gradient is negated.
+        at_once: what the loops take together.
     """
     lines: list[str] = []
     scalars: dict[fx.Node, ast.expr] = {}
@@ -76,6 +78,7 @@ def listing(
         f"# {name}: {storage}\n"
         + (f"# once a step, in float64\n{before}" if before else "")
         + f"# {'for each number' if len(loops) == 1 else 'pass by pass'}, in {real}\n"
+        + (f"# {at_once} at once\n" if at_once else "")
         + "".join(loops)
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import fx
 
 from ..extent import Extent
@@ -12,78 +10,27 @@ from .code import Code
 from .operators import operator_name
 from .passes import Pass, extent_of
 
-__all__ = ["FEW", "pass_function"]
-
-# Below so many columns, and with as many matrices, matrices are taken together.
-FEW = 16
+__all__ = ["at_number", "pass_function"]
 
 
 def pass_function(body: Body, index: int) -> str:
     """A pass over the numbers ``%first`` to ``%last`` of a tensor."""
     this, code = body.passes.passes[index], Code()
     writer = Writer(body, code)
+    sums = _Sums(this, writer)
     if body.passes.has_rows:
-        _with_rows(this, writer)
+        _by_rows(this, sums)
     else:
-        sums = _Sums(this, writer)
         with code.loop("%first", "%last") as number:
-            sums.add(_at_number(this, writer, {Extent.NUMBER: number}))
-        sums.store_whole()
+            sums.add(at_number(this, writer, {Extent.NUMBER: number}))
+    sums.store_whole()
     counts = ["i64 %first", "i64 %last", "i64 %rows", "i64 %columns"]
     parts = [f"ptr noalias %part{index}" for index, _ in enumerate(body.passes.parts)]
     return code.function(f"{body.prefix}pass{index}", [*counts, *body.given, *parts])
 
 
-def _with_rows(this: Pass, writer: Writer) -> None:
-    """The loops of a chunk, which begins and ends with a row."""
-    code = writer.code
-    size = code.multiply("%rows", "%columns")
-    first, last = (code.divide(number, size) for number in ("%first", "%last"))
-    whole = code.multiply(code.emit(f"sub i64 {last}, {first}"), size)
-    count = code.emit("sub i64 %last, %first")
-    is_whole = code.emit(f"icmp eq i64 {whole}, {count}")
-    has_many = code.emit(f"icmp uge i64 {count}, {code.multiply(size, str(FEW))}")
-    is_narrow = code.emit(f"icmp ult i64 %columns, {FEW}")
-    by_matrices = code.emit(f"and i1 {is_narrow}, {has_many}")
-    by_matrices = code.emit(f"and i1 {by_matrices}, {is_whole}")
-    sums = _Sums(this, writer)
-    with code.when(by_matrices):
-        _by_matrices(this, sums, first, last)
-    with code.when(code.emit(f"xor i1 {by_matrices}, true")):
-        _by_rows(this, sums)
-    sums.store_whole()
-
-
-def _by_matrices(this: Pass, sums: _Sums, first: str, last: str) -> None:
-    """Many small matrices: the same place of all, then the next place.
-
-    The filters of convolutions are such matrices; of 1 by 1, the loop is as fast as one
-    that knows no rows.
-    """
-    writer, code = sums.writer, sums.writer.code
-    size = code.multiply("%rows", "%columns")
-    matrices = code.emit(f"sub i64 {last}, {first}")
-    sums.clear_columns(code.multiply(matrices, "%columns"))
-    rows = code.multiply(first, "%rows"), code.multiply(last, "%rows")
-    sums.clear_rows(*rows)
-    with code.loop("0", "%rows") as i, code.loop("0", "%columns") as j:
-        place_in_matrix = code.add(code.multiply(i, "%columns"), j)
-        with code.loop(first, last) as matrix:
-            row = code.add(code.multiply(matrix, "%rows"), i)
-            place = {
-                Extent.NUMBER: code.add(code.multiply(matrix, size), place_in_matrix),
-                Extent.ROW: row,
-                Extent.COLUMN: code.add(code.multiply(matrix, "%columns"), j),
-                Extent.MATRIX: matrix,
-            }
-            since = code.emit(f"sub i64 {matrix}, {first}")
-            column = code.add(code.multiply(since, "%columns"), j)
-            sums.add(_at_number(this, writer, place), column, row)
-    sums.end_rows(*rows)
-
-
 def _by_rows(this: Pass, sums: _Sums) -> None:
-    """One row after another."""
+    """One row after another, of a chunk that begins and ends with a row."""
     writer, code = sums.writer, sums.writer.code
     first, last = (code.divide(number, "%columns") for number in ("%first", "%last"))
     first_matrix = code.divide(first, "%rows")
@@ -104,11 +51,11 @@ def _by_rows(this: Pass, sums: _Sums) -> None:
                 Extent.COLUMN: code.add(columns, column),
                 Extent.MATRIX: matrix,
             }
-            sums.add(_at_number(this, writer, place), code.add(parts, column))
+            sums.add(at_number(this, writer, place), code.add(parts, column))
         sums.store_row(row)
 
 
-def _at_number(this: Pass, writer: Writer, place: Place) -> Values:
+def at_number(this: Pass, writer: Writer, place: Place) -> Values:
     """Compute at one number, and store what is to be stored."""
     values = Values(writer, {**place, Extent.WHOLE: "0"})
     # Loads come first, and in one order: the compiler fuses products and sums by the
@@ -153,50 +100,15 @@ class _Sums:
         """Begin the sums of a row."""
         self._of_row = {node: self._zero() for node in self._along[Extent.ROW]}
 
-    def clear_rows(self, first: str, last: str) -> None:
-        """Begin the sums of rows where they will be kept."""
-        self._in_rows(first, last, lambda at: self.writer.number(0.0))
-
-    def add(self, values: Values, column: str = "0", row: str = "") -> None:
-        """Add what is at a number.
-
-        Args:
-            values: what is there.
-            column: where the chunk's parts have its column.
-            row: its row, if rows are not added up one after another.
-        """
+    def add(self, values: Values, column: str = "0") -> None:
+        """Add what is at a number, whose column is there in the chunk's parts."""
         addresses = {**self._so_far, **self._of_row}
         for node in self._along[Extent.COLUMN]:
             addresses[node] = self.writer.at(self.body.part(node), column)
-        for node in self._along[Extent.ROW] if row else ():
-            addresses[node] = self.writer.at(self.body.kept(node), row)
         for node, address in addresses.items():
             value = values.of(node.all_input_nodes[0])
             total = self.writer.plus(self.writer.load(address), value)
             self.writer.save(total, address)
-
-    def end_rows(self, first: str, last: str) -> None:
-        """The sums of rows are where they are kept; make means of them."""
-        self._in_rows(
-            first,
-            last,
-            lambda at: self.writer.over_count(self.writer.load(at), "%columns"),
-            only="mean",
-        )
-
-    def _in_rows(
-        self, first: str, last: str, value: Callable[[str], str], only: str = ""
-    ) -> None:
-        nodes = [
-            node
-            for node in self._along[Extent.ROW]
-            if only in ("", operator_name(node.target))
-        ]
-        if nodes:
-            with self.writer.code.loop(first, last) as row:
-                for node in nodes:
-                    at = self.writer.at(self.body.kept(node), row)
-                    self.writer.save(value(at), at)
 
     def store_row(self, row: str) -> None:
         """A row has ended: its sums, or means, are known."""

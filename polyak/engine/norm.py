@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 
 from . import jit
+from .code import ATTRIBUTES
 from .formats import Format
 from .table import begin, chunk, loads, member, record_type
 
@@ -106,5 +107,4 @@ exit:
   ret double %total
 }}
 
-attributes #0 = {{ noinline nounwind "prefer-vector-width"="512" }}
-"""
+{ATTRIBUTES}"""

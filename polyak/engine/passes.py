@@ -9,20 +9,33 @@ when a pass has ended; what is made of it reaches the numbers in the next pass:
 
 What a pass needs of an earlier pass's numbers it computes again: reading twice costs
 less than storing and reading.
+
+Many small matrices go another way (:mod:`.phases`), within which there are passes, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from ..extent import Extent
-from .graph import Graph
+from .graph import Graph, Value
 from .operators import REDUCTIONS, operator_name
 
-__all__ = ["Pass", "Passes", "extent_of", "is_constant", "is_reduction", "split"]
+__all__ = [
+    "Pass",
+    "Passes",
+    "changed",
+    "extent_of",
+    "grouped",
+    "is_constant",
+    "is_reduction",
+    "needed",
+    "scheduled",
+    "split",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,11 @@ class Passes:
     def is_single(self) -> bool:
         """Whether all there is to do is to compute with each number by itself."""
         return len(self.passes) == 1 and not (self.kept or self.small or self.has_rows)
+
+    @property
+    def needs_matrices(self) -> bool:
+        """Whether a chunk must have whole matrices."""
+        return False
 
     @property
     def parts(self) -> list[fx.Node]:
@@ -113,19 +131,47 @@ def is_constant(node: fx.Node) -> bool:
 
 def split(graph: Graph) -> Passes:
     """Say what is computed in which pass, and what between them."""
-    changed = {
+    return scheduled(graph, changed(graph))
+
+
+def changed(graph: Graph) -> dict[str, Value]:
+    """The outputs that are to be stored."""
+    return {
         name: value
         for name, value in graph.outputs.items()
         if name not in graph.hyperparameters and value is not graph.tensors.get(name)
     }
+
+
+def needed(graph: Graph, roots: Iterable[object]) -> list[fx.Node]:
+    """What must be computed for others, in order."""
     given = set(graph.tensors.values())
-    live = _closure(graph, _nodes(changed.values()))
+    live = _closure(graph, _nodes(roots), given)
+    return [node for node in graph.nodes if node in live and node not in given]
+
+
+def scheduled(
+    graph: Graph,
+    outputs: Mapping[str, Value],
+    known: Iterable[fx.Node] = (),
+    totals: Sequence[fx.Node] = (),
+) -> Passes:
+    """Say in which pass and interlude what is computed.
+
+    Args:
+        graph: the rule.
+        outputs: what is to be stored, by name.
+        known: what has been computed before.
+        totals: the reductions that are to be computed beside.
+    """
+    given = {*graph.tensors.values(), *known}
+    live = _closure(graph, [*_nodes(outputs.values()), *totals], given)
     nodes = [node for node in graph.nodes if node in live and node not in given]
     rank = _ranks(graph, nodes)
-    large = [name for name in changed if graph.extent(name) is Extent.NUMBER]
-    known = [rank.get(node, 0) for node in _nodes(changed[name] for name in large)]
-    known += [rank[node] - 1 for node in nodes if _sums_numbers(node)]
-    last = max(known, default=0)
+    large = [name for name in outputs if graph.extent(name) is Extent.NUMBER]
+    ends = [rank.get(node, 0) for node in _nodes(outputs[name] for name in large)]
+    ends += [rank[node] - 1 for node in nodes if _sums_numbers(node)]
+    last = max(ends, default=0)
     passes = []
     for index in range(last + 1):
         after = [node for node in nodes if rank[node] == index + 1]
@@ -133,11 +179,11 @@ def split(graph: Graph) -> Passes:
         sums = [node for node in after if _sums_numbers(node)]
         stored = large if index == last else []
         targets = [node.all_input_nodes[0] for node in sums]
-        targets += _nodes(changed[name] for name in stored)
-        needed = _closure(graph, targets, through=_is_large)
-        numbers = [node for node in nodes if node in needed and _is_large(node)]
-        passes.append(Pass(sums, stored, numbers, _groups(after)))
-    results = set(_nodes(changed.values()))
+        targets += _nodes(outputs[name] for name in stored)
+        found = _closure(graph, targets, given, through=_is_large)
+        numbers = [node for node in nodes if node in found and _is_large(node)]
+        passes.append(Pass(sums, stored, numbers, grouped(after)))
+    results = set(_nodes(outputs.values()))
     kept = [
         node
         for each in passes
@@ -147,9 +193,9 @@ def split(graph: Graph) -> Passes:
         or node in results
         or any(user in live and user not in group for user in node.users)
     ]
-    small = [name for name in changed if name not in large]
-    at_the_end = _nodes(changed[name] for name in small)
-    in_passes = [_nodes(changed[name] for name in each.stored) for each in passes]
+    small = [name for name in outputs if name not in large]
+    at_the_end = [*_nodes(outputs[name] for name in small), *totals]
+    in_passes = [_nodes(outputs[name] for name in each.stored) for each in passes]
     buffers = _buffers(_lives(passes, kept, in_passes, at_the_end))
     return Passes(passes, kept, buffers, small, graph.has_rows)
 
@@ -177,8 +223,7 @@ def _lives(
         for place, group in enumerate(each.after, 1):
             read(group, (index, place))
             for node in group:
-                in_pass = node in each.sums and extent_of(node) is Extent.ROW
-                born[node] = index, 0 if in_pass else place
+                born[node] = index, 0 if node in each.sums else place
     last.update((node, (len(passes), 0)) for node in at_the_end)
     return {node: (born[node], last[node]) for node in kept}
 
@@ -199,7 +244,8 @@ def _buffers(
     return buffers
 
 
-def _groups(nodes: list[fx.Node]) -> list[list[fx.Node]]:
+def grouped(nodes: list[fx.Node]) -> list[list[fx.Node]]:
+    """Each reduction by itself, and together what follows each other and is alike."""
     groups: list[list[fx.Node]] = []
     for node in nodes:
         if not (groups and _go_together(groups[-1][-1], node)):
@@ -238,10 +284,11 @@ def _sums_numbers(node: fx.Node) -> bool:
 def _closure(
     graph: Graph,
     roots: Iterable[fx.Node],
+    given: Collection[fx.Node],
     through: Callable[[fx.Node], bool] = lambda node: True,
 ) -> set[fx.Node]:
     """The tensors that others are made of, and made of through such nodes alone."""
-    found, given = set[fx.Node](), set(graph.tensors.values())
+    found = set[fx.Node]()
     open_nodes = list(roots)
     while open_nodes:
         node = open_nodes.pop()

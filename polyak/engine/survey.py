@@ -17,6 +17,7 @@ from .eager import watched
 from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
+from .phases import Matrix, matrix_of
 from .reading import Reading, Situation, read
 from .triton import regions
 from .triton import source as triton
@@ -218,9 +219,17 @@ def kernel_for(optimizer: Optimizer, verdict: Verdict) -> tuple[Any, dict[str, A
     maximize = bool(group.get("maximize"))
     case = (schema.owner, verdict.reading, names, dtypes, maximize)
     if verdict.engine == "cpu":
-        return _kernel(*case)
+        return _kernel(*case, _small_matrix(verdict))
     held = schema.numbers(member.present) if verdict.live else None
     return _triton_kernel(*case, held, schema.counts_steps)
+
+
+def _small_matrix(verdict: Verdict) -> Matrix | None:
+    """What the kernel knows of the member's matrices, if they are many and small."""
+    graph, param = verdict.reading.graph, verdict.member.param
+    if not graph.has_rows or graph.leaves:
+        return None
+    return matrix_of(param.shape, 1 + param.is_complex())
 
 
 @lru_cache(maxsize=256)
@@ -249,10 +258,12 @@ def _kernel(
     names: tuple[str, ...],
     dtypes: tuple[torch.dtype, ...],
     maximize: bool,
+    matrix: Matrix | None,
 ) -> tuple[Kernel, dict[str, Format]]:
     formats: dict[str, Format] = {}
     for name, dtype in zip(names, dtypes, strict=True):
         format = format_of(dtype)
         assert format is not None, f"{dtype} was judged to have a kernel"
         formats[name] = format
-    return generate(owner, reading.graph, formats, maximize=maximize), formats
+    kernel = generate(owner, reading.graph, formats, maximize=maximize, matrix=matrix)
+    return kernel, formats

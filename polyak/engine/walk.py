@@ -20,7 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import jit
-from .ahead import BLOCK, DECLARATIONS, before_advance, before_check
+from .ahead import BLOCK, PREFETCH, before_advance, before_check
+from .code import ATTRIBUTES
 from .table import begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
@@ -155,7 +156,8 @@ fail:
   ret i64 -1
 }}
 
-{DECLARATIONS}
+{PREFETCH}
+{ATTRIBUTES}
 
 {before_check()}
 {before_advance()}

@@ -19,7 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from . import jit
-from .ahead import AHEAD, DECLARATIONS, before_look
+from .ahead import AHEAD, PREFETCH, before_look
+from .code import ATTRIBUTES
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -154,7 +155,8 @@ def _compiled() -> Callable[..., int]:
 # it the objects that are looked into, in turn, to read ahead.
 _IR = f"""; look: are these the objects of the stream?
 {before_look()}
-{DECLARATIONS}
+{PREFETCH}
+{ATTRIBUTES}
 
 ; The entries of a dictionary: their number, then (key, value) each.
 ; Gives the end of the stream's entries, with bit 0 set where they differ.

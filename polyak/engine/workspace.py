@@ -1,10 +1,9 @@
 """What a kernel of several passes needs beside the tensors: units of work, and memory.
 
 The memory is for sums, and for what is made of them between passes: some numbers a row
-and a column. It is kept from step to step. Of a large matrix that is next to nothing;
-of the filters of a convolution, matrices of three rows and columns, Adafactor's takes
-1.9 times the parameter. Less would take memory of a thread instead of a tensor, for
-tensors that one thread does alone, and passes that compute anew what they share.
+and a column. It is kept from step to step. Of a large matrix that is next to nothing.
+Of many small ones, such as the filters of a convolution, it would be as much as the
+parameter; their kernels keep sums over the whole tensor alone (:mod:`.phases`).
 
 Where columns are summed up, a chunk has several rows, for it has its own part of each
 sum: were the rows of a (4, 10_000_000) matrix shared out, the parts would take as much

@@ -128,8 +128,8 @@ class Adafactor(Optimizer):
         if variance is None:
             row_var = lerp(row_var, square.mean(-1, keepdim=True), weight)
             col_var = lerp(col_var, square.mean(-2, keepdim=True), weight)
-            row = row_var / row_var.mean(-2, keepdim=True).clamp(min=least)
-            scale = row.rsqrt() * col_var.rsqrt()
+            row = row_var.mean(-2, keepdim=True).clamp(min=least) / row_var
+            scale = row.sqrt() * col_var.rsqrt()
         else:
             variance = lerp(variance, square, weight)
             scale = variance.rsqrt()

@@ -64,6 +64,26 @@ def test_every_golden_file_has_a_case():
     assert {path.stem for path in GOLDEN.iterdir()} == {*CASES, *OF_MATRICES}
 
 
+@pytest.mark.parametrize(
+    ("shape", "line"),
+    [
+        ((8, 3, 2), "# 8 matrices of 3 by 2 at once\n"),
+        ((8, 5, 5), "# 8 matrices at once\n"),
+    ],
+    ids=str,
+)
+def test_listings_say_how_many_matrices_are_taken_together(shape, line):
+    """Kernels of one rule that differ in nothing else can be told apart."""
+    param = parameter(torch.ones(shape), torch.ones(shape))
+    optimizer = polyak.Adafactor([param])
+    optimizer.step()
+    listing = optimizer._plan.buckets[0].kernel.listing
+    assert line in listing
+    other = polyak.Adafactor([parameter(torch.ones(3, 2), torch.ones(3, 2))])
+    other.step()
+    assert listing.replace(line, "") == other._plan.buckets[0].kernel.listing
+
+
 def test_the_first_step_has_a_listing_of_its_own():
     """SGD's momentum begins with the gradient."""
     _, _, first = stepped("sgd_momentum", steps=1)

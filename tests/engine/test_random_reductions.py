@@ -16,7 +16,7 @@ from .support import engines, probe, state_of, why_eager
 from .test_random_rules import larger
 
 # The last are so many small matrices that they are taken together.
-SHAPES = [(4, 8), (2, 4, 4), (1, 2), (8, 1), (64, 2, 2)]
+SHAPES = [(4, 8), (2, 4, 4), (1, 2), (8, 1), (13, 2, 2), (9, 4, 8)]
 SLOTS = {"rows": Slot(per="row"), "columns": Slot(per="column")}
 SUMS = ["sum()", "mean()"] + [
     f"{name}({dim}, keepdim=True)"

@@ -5,6 +5,7 @@ import torch
 
 from polyak import Slot
 from polyak.engine import team
+from polyak.engine.phases import ANY
 
 from .support import engines, probe, state_of, why_eager
 
@@ -277,20 +278,88 @@ def test_complex_parameters(name, dtype):
     check(name, [(3, 4), (2, 3, 5), (1, 1)], dtype, 1e-12 if wide else 2e-6)
 
 
+# So many small matrices that vectors take one number of each: of rows and columns that
+# the kernel knows, and of others. Some are left over at the end.
+FILTERS = [(19, 1, 1), (8, 1, 3), (3, 3, 2, 1), (33, 3, 3), (17, 2, 2), (9, 4, 3)]
+FILTERS += [(5, 2, 5, 4), (8, 2, 31), (11, 19, 1)]
+
+
+def test_small_matrices_have_few_kernels():
+    """One for all of any size, and for each of the least sizes another."""
+    shapes = [(8, 3, 3), (99, 3, 3), (2, 4, 1, 1), (8, 7, 7), (4, 2, 5, 4), (7, 3, 3)]
+    _, optimizer = trained("factored", shapes, steps=1)
+    known = {
+        tuple(member.param.shape): getattr(bucket.kernel.passes, "matrix", None)
+        for bucket in optimizer._plan.buckets
+        for member in bucket.members
+    }
+    assert len(optimizer._plan.buckets) == 4
+    assert known == {
+        (8, 3, 3): ("3", "3"),
+        (99, 3, 3): ("3", "3"),
+        (2, 4, 1, 1): ("1", "1"),
+        (8, 7, 7): ANY,
+        (4, 2, 5, 4): ANY,
+        (7, 3, 3): None,
+    }
+
+
+@each(ALL)
+def test_small_matrices(name):
+    """A rule does the same to the filters of a convolution."""
+    check(name, [(19, 1, 1), (33, 3, 3), (5, 2, 5, 4)])
+
+
+@each(["factored", "masks_of_rows", "wholes_of_rows", "many_passes"])
+def test_small_matrices_of_all_shapes(name):
+    check(name, FILTERS)
+
+
+@each(["factored", "masks_of_rows", "many_passes", "only_small_slots_change"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 2e-6), (torch.bfloat16, 2**-6), (torch.float16, 2**-9)],
+    ids=str,
+)
+def test_dtypes_of_small_matrices(name, dtype, tolerance):
+    """What is narrower is widened before it is turned."""
+    check(name, [(33, 3, 3), (9, 5, 4)], dtype, tolerance)
+
+
+@each(["factored", "slots_of_slots"])
+@pytest.mark.parametrize(
+    ("dtype", "grad_dtype"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)],
+    ids=str,
+)
+def test_mixed_dtypes_of_small_matrices(name, dtype, grad_dtype):
+    check(name, [(33, 3, 3), (9, 5, 4)], dtype, 2**-6, grad_dtype=grad_dtype)
+
+
+@each(["centred", "centred_columns", "factored"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_small_complex_matrices(name, dtype):
+    """A matrix has twice as many columns of reals."""
+    wide = dtype is torch.complex128
+    shapes = [(19, 1, 1), (9, 2, 3), (33, 3, 3)]
+    check(name, shapes, dtype, 1e-12 if wide else 2e-6)
+
+
 # Chunks have 65,536 numbers, or 16 rows where these are long.
 LARGE = [(300, 500), (3, 200_001), (70_003, 3), (1, 65_537), (65_537, 1), (2, 150, 300)]
+MANY = [(70_003, 1, 1), (20_001, 3, 3), (7001, 5, 4)]
 
 
 @each(["trust_ratio", "factored", "masks_of_rows", "many_passes"])
 def test_large_tensors(name):
     """Whose chunks each have a part of the sums."""
-    check(name, LARGE, tolerance=1e-10, steps=2)
+    check(name, [*LARGE, *MANY], tolerance=1e-10, steps=2)
 
 
 @each(["factored", "normalised", "many_passes"])
 def test_large_tensors_in_float32(name):
     """The sums are rounded, as many times as a row or a chunk has numbers."""
-    check(name, LARGE, torch.float32, 5e-5, steps=2)
+    check(name, [*LARGE, *MANY], torch.float32, 5e-5, steps=2)
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 131_072, 200_003])
@@ -334,7 +403,7 @@ def shared(monkeypatch, threads):
 @each(["trust_ratio", "decayed_by_size", "factored", "masks_of_rows", "many_passes"])
 def test_threads_do_not_change_a_bit(name, shared):
     """The parts of chunks are added in the order of the chunks."""
-    shapes = [(2, 3), *LARGE, (5, 7), (1000, 200)]
+    shapes = [(2, 3), *LARGE, *MANY, (19, 3, 3), (5, 7), (1000, 200)]
     results = []
     for count in (1, 2, 3):
         shared(count)
@@ -349,6 +418,7 @@ def test_many_steps_of_many_tensors(name, grain, shared, monkeypatch):
     """Passes wait for the former ones, step after step, whoever claims what."""
     monkeypatch.setattr(team, "grain", lambda traffic, chunks: grain)
     shapes = [(3, 4)] * 40 + [(300, 400), (70_000, 2)] + [(5, 3)] * 40 + [(400, 500)]
+    shapes += [(9, 3, 3)] * 20 + [(20_000, 3, 3)]
     results = []
     for count in (1, 3):
         shared(count)
@@ -372,7 +442,7 @@ STAGED = ("trust_ratio", "factored", "a_row_for_all", "only_small_slots_change")
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_stages(name, stages):
     """Gradients are clipped before they are summed; averages are of the new values."""
-    check(name, MATRICES, **stages)
+    check(name, [*MATRICES, (19, 3, 3)], **stages)
 
 
 @each(STAGED)
