@@ -182,8 +182,8 @@ def _judge(
     graph = reading.graph
     if reading.objection is not None:
         return reading.objection
-    if engine_of(member.param.device) == "triton" and not reading.is_elementwise:
-        return "the rule has sums or leaves, for which there are no kernels on GPUs"
+    if engine_of(member.param.device) == "triton" and graph.leaves:
+        return "the rule has leaves, for which there are no kernels on GPUs"
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
     if graph.has_rows and member.param.dim() < 2:

@@ -9,6 +9,7 @@ kernel is launched behind it. Nobody waits for the device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +17,20 @@ import torch
 from torch import Tensor
 
 from .. import jit
-from ..bucket import Bucket
+from ..bucket import Bucket, sizes_of
 from ..reading import Reading
 from ..survey import Member, Numbers
+from ..table import Table
+from .chunks import Chunks
 from .devices import capturing, current
 from .modules import function
 from .source import Stored, TritonKernel
 from .table import DeviceTable
+from .units import Units
 
-__all__ = ["WARPS", "TritonBucket", "block_of"]
-
-WARPS = 4
-_THREADS, _ACCESS = 32 * WARPS, 16  # bytes, the widest that there is
+__all__ = ["TritonBucket"]
 
 _NOTHING = "define void @member0(ptr %table) { ret void }"
-
-
-def block_of(formats: Mapping[str, Stored]) -> int:
-    """Numbers that a program has in hand at a time.
-
-    A thread has one access to the narrowest tensor.
-    """
-    narrowest = min(stored.itemsize for stored in formats.values())
-    return _THREADS * _ACCESS // narrowest
 
 
 class TritonBucket(Bucket):
@@ -70,20 +62,31 @@ class TritonBucket(Bucket):
         self._traffic = 0  # of native code
         self.skip: Tensor | None = None
         self.captured: list[Tensor] = []
-        self._block = block_of(formats)
+        params = [member.param for member in self.members]
+        sizes = sizes_of(params, kernel.passes.has_rows)
+        self.work: Chunks | Units = (
+            Chunks(sizes[0], formats)
+            if kernel.passes.is_single
+            else Units(kernel, sizes, formats, self.device)
+        )
         self.scalars_stay = not (self.number_names or self.schema.injected)
         self._injected: Numbers = (1.0,) * len(self.schema.injected)
         arrays = self.table.arrays
         self.words = DeviceTable(
-            _lengths(self.members),
+            sizes[0],
             arrays["pointers"][:-1],
             self._rows_of_scalars() * arrays["values"][0].nbytes,
+            self.work.words,
             self._input_words(),
             self.device,
         )
+        self.words.beside += self.work.beside
 
     def _entry(self) -> int:
         return jit.compile_ir(_NOTHING)["member0"]
+
+    def _lay_out(self, table: Table, sizes: Any, chunks: Any) -> int:
+        return 0  # what the programs share is on the device
 
     def _rows_of_scalars(self) -> int:
         return len(self.table.arrays["values"])
@@ -142,19 +145,9 @@ class TritonBucket(Bucket):
         self.words.values(self.table.arrays["values"])
 
     def _start(self) -> None:
-        words = self.words
-        if words.chunks:
+        if self.work.programs:
             kernel = function(self.kernel.source, self.kernel.name)
-            kernel[(words.chunks,)](
-                words.words,
-                self.skip,
-                words.tensors,
-                words.chunks_at,
-                words.chunk,
-                BLOCK=self._block,
-                num_warps=WARPS,
-                enable_fp_fusion=True,
-            )
+            self.work.launch(kernel, self.words, self.skip)
 
     def refresh(self, hyperparameters: Sequence[Numbers]) -> bool:
         """Send changed hyperparameters to the device, for graphs that are replayed.
@@ -168,9 +161,3 @@ class TritonBucket(Bucket):
         with current(self.device):
             self.words.upload()
         return True
-
-
-def _lengths(members: Sequence[Member]) -> npt.NDArray[np.int64]:
-    """The real numbers of each parameter."""
-    params = [member.param for member in members]
-    return np.array([p.numel() * (1 + p.is_complex()) for p in params], np.int64)

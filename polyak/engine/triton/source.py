@@ -9,33 +9,21 @@ whole and the memory is aligned, and with a mask elsewhere.
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import fx
 
+from ...extent import Extent
 from ..graph import Graph
-from ..operators import MASKS, operator_name
 from ..passes import Passes, split
-from .operators import ON_BLOCKS, ON_HOST, Expressions
+from .body import Body, Spot, Values
+from .sums import functions_with_sums
+from .text import HEAD, called, graph_shared, identifiers, imported, indented
 
-__all__ = [
-    "FORMATS",
-    "HEAD",
-    "TAKEN",
-    "Program",
-    "Stored",
-    "TritonKernel",
-    "generate",
-    "graph_shared",
-    "identifiers",
-    "imported",
-    "indented",
-]
+__all__ = ["FORMATS", "Program", "Stored", "TritonKernel", "generate"]
 
 
 class Stored(NamedTuple):
@@ -54,17 +42,6 @@ FORMATS: Mapping[torch.dtype, Stored] = {
     torch.complex128: Stored("float64", 8),
     torch.complex64: Stored("float32", 4),
 }
-
-_NUMERICS = (
-    *("copysign", "cosine", "exponential", "logarithm", "number_at", "power"),
-    *("put_number", "rounded_to_bfloat16", "sine", "tanh"),
-)
-TAKEN = frozenset(
-    {"tl", "triton", "float", "range", "update", *_NUMERICS}
-    | {"BLOCK", "aligned", "block", "chunk", "chunks_at", "column", "count", "entry"}
-    | {"first", "keep", "row", "rows", "scalars", "skip", "start", "table", "tensor"}
-    | {"tensors", "whole"}
-)
 
 
 @dataclass(frozen=True)
@@ -123,171 +100,58 @@ def generate(
         maximize: use the negative gradient.
     """
     formats = {role: format.name for role, format in stored.items()}
-    real = "float64" if "float64" in formats.values() else "float32"
     roles = (*(role for role in graph.outputs if role in formats), "grad")
-    update = _Update(graph, formats, real, maximize)
+    body, passes = Body(graph, formats, maximize=maximize), split(graph)
     storage = ", ".join(f"{role} {format}" for role, format in formats.items())
     (kernel,) = identifiers([re.sub(r"\W", "_", name).lower()]).values()
-    text = "\n".join(
-        [
-            "@triton.jit",
-            *_call("def update", update.arguments(roles), ":"),
-            *indented(update.lines),
-            *("", ""),
-            *_kernel(kernel, roles, formats, real, update),
-        ]
-    )
+    if passes.is_single:
+        functions = [_update(body, roles), _kernel(kernel, roles, body)]
+    else:
+        functions = functions_with_sums(kernel, roles, body, passes)
+    text = "\n\n\n".join("\n".join(lines) for lines in functions)
     source = f"# {name}: {storage}\n{HEAD.format(names=imported(text))}{text}\n"
-    return TritonKernel(kernel, source, roles, np.dtype(real), split(graph))
+    return TritonKernel(kernel, source, roles, np.dtype(body.real), passes)
 
 
-HEAD = "import triton\nimport triton.language as tl\n{names}\n\n"
+def _update(body: Body, roles: Sequence[str]) -> list[str]:
+    """The function that applies the rule to a block of numbers."""
+    graph = body.graph
+    values = Values(body, {Extent.NUMBER: Spot("{}", "keep")}, graph_shared(graph))
+    results = list(graph.outputs.values())
+    values.load(
+        node for node in graph.tensors.values() if node.users or node in results
+    )
+    stores = [
+        values.store(name)
+        for name, value in graph.outputs.items()
+        if name in body.formats and value is not graph.tensors[name]
+    ]
+    addresses = [f"{body.names[role]}_at" for role in roles]
+    return [
+        "@triton.jit",
+        *called("def update", [*addresses, "keep", *body.scalar_names()], ":"),
+        *indented([*values.loads, *values.write.lines, *stores] or ["pass"]),
+    ]
 
 
-def imported(text: str) -> str:
-    """The import of what a text calls of :mod:`.numerics`."""
-    names = [name for name in _NUMERICS if re.search(rf"\b{name}\(", text)]
-    if not names:
-        return ""
-    return f"\nfrom polyak.engine.triton.numerics import {', '.join(names)}\n"
-
-
-def identifiers(names: Iterable[str], taken: Collection[str] = TAKEN) -> dict[str, str]:
-    """Names in generated code, for each its own, and none that the code uses."""
-    made: dict[str, str] = {}
-    for name in names:
-        word = name.replace("[", "_").replace("]", "")
-        while word in taken or word in made.values() or re.fullmatch(r"[sx]\d+", word):
-            word += "_"
-        made[name] = word
-    return made
-
-
-def _rounded(value: str, real: str, format: str) -> str:
-    """A number as it is stored: to half precision by way of float32, as in torch."""
-    if format == real:
-        return value
-    if real == "float64" and format != "float32":
-        value = f"({value}).to(tl.float32)"
-    if format == "bfloat16":
-        return f"rounded_to_bfloat16({value})"
-    return f"({value}).to(tl.{format})"
-
-
-class _Update:
-    """The function that applies the rule to a block of numbers.
-
-    Attributes:
-        scalars: for each scalar of a row its name, and what it is made of.
-        lines: the function's body.
-    """
-
-    def __init__(
-        self, graph: Graph, formats: Mapping[str, str], real: str, maximize: bool
-    ) -> None:
-        self.graph, self.formats, self.real = graph, formats, real
-        self.roles = identifiers(graph.tensors)
-        literals = None if real == "float32" else f"tl.{real}"
-        shared = graph_shared(graph)
-        self.write = Expressions(ON_BLOCKS[real], literals, "x", shared)
-        self.scalars = self._scalars()
-        self.lines: list[str] = []
-        for name, node in graph.tensors.items():
-            if node.users or node in graph.outputs.values():
-                self._load(name, node, negative=maximize and name == "grad")
-        stores = [
-            self._store(name, value)
-            for name, value in graph.outputs.items()
-            if name in formats and value is not graph.tensors[name]
-        ]
-        self.lines += [*self.write.lines, *stores]
-        if not self.lines:
-            self.lines.append("pass")
-
-    def arguments(self, roles: Sequence[str]) -> list[str]:
-        """Names of the function's arguments."""
-        return [*(f"{self.roles[role]}_at" for role in roles), "keep", *self.names()]
-
-    def names(self) -> list[str]:
-        """Names of the scalars that the function takes."""
-        return [name for name, _ in self.scalars]
-
-    def _scalars(self) -> list[tuple[str, str]]:
-        """Name the scalars: hyperparameters by themselves, the others s0, s1, ..."""
-        graph, taken = self.graph, TAKEN | set(self.roles.values())
-        words = identifiers(graph.hyperparameters, taken)
-        given = {node: name for name, node in graph.hyperparameters.items()}
-        host = Expressions(ON_HOST, None, "", set())
-        host.names = given
-        named = []
-        for index, node in enumerate(graph.arguments()):
-            name = words[given[node]] if node in given else f"s{index}"
-            self.write.names[node] = name
-            named.append((name, host.text(node)))
-        return named
-
-    def _load(self, name: str, node: fx.Node, *, negative: bool) -> None:
-        role, format = self.roles[name], self.formats[name]
-        value = f"tl.load({role}_at, mask=keep)"
-        if format != self.real:
-            value += f".to(tl.{self.real})"
-        self.lines.append(f"{role} = {'-' * negative}{value}")
-        self.write.names[node] = role
-
-    def _store(self, name: str, value: Any) -> str:
-        text = self.write.text(value)
-        if not isinstance(value, fx.Node):
-            text = f"tl.full((), {text}, tl.{self.real})"
-        stored = _rounded(text, self.real, self.formats[name])
-        return f"tl.store({self.roles[name]}_at, {stored}, mask=keep)"
-
-
-def graph_shared(graph: Graph) -> set[fx.Node]:
-    """The nodes that several others use, or several outputs."""
-    uses: dict[fx.Node, int] = {}
-    live = [value for value in graph.outputs.values() if isinstance(value, fx.Node)]
-    seen: set[fx.Node] = set()
-    for node in live:
-        uses[node] = uses.get(node, 0) + 1
-    while live:
-        node = live.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for operand in node.all_input_nodes:
-            uses[operand] = uses.get(operand, 0) + 1
-            live.append(operand)
-    return {node for node, count in uses.items() if count > 1}
-
-
-def _kernel(
-    name: str,
-    roles: Sequence[str],
-    formats: Mapping[str, str],
-    real: str,
-    update: _Update,
-) -> list[str]:
+def _kernel(name: str, roles: Sequence[str], body: Body) -> list[str]:
     """The kernel: which chunk, which scalars, which memory; then block by block."""
-    names = {role: update.roles[role] for role in roles}
-    loads = []
-    for index, (scalar, meaning) in enumerate(update.scalars):
-        truth = " != 0" if _is_truth(update.graph, index) else ""
-        note = "" if meaning == scalar else f"  # {meaning}"
-        loads.append(f"{scalar} = tl.load(scalars + {index}){truth}{note}")
+    names = {role: body.names[role] for role in roles}
+    loads = body.scalar_loads()
     spots = [
         f"{names[role]}_is = tl.load(column + {1 + index} * tensors)"
         for index, role in enumerate(roles)
     ]
     bases = [
-        f"{names[role]}_at = {names[role]}_is.to(tl.pointer_type(tl.{formats[role]}))"
-        " + first"
+        f"{names[role]}_at = {names[role]}_is.to(tl.pointer_type("
+        f"tl.{body.formats[role]})) + first"
         for role in roles
     ]
     either = " | ".join(f"{names[role]}_is" for role in roles)
     whole = [f"tl.multiple_of({names[role]}_at + start, 16) + block" for role in roles]
     rest = [f"{names[role]}_at + start + block" for role in roles]
-    scalars = update.names()
-    body = [
+    scalars = body.scalar_names()
+    lines = [
         "# which numbers",
         "entry = table + chunks_at + 2 * tl.program_id(0).to(tl.int64)",
         "tensor = tl.load(entry)",
@@ -298,15 +162,15 @@ def _kernel(
         "    count = tl.where(tl.load(skip) == 0, count, 0)",
     ]
     if loads:
-        body += [
+        lines += [
             "# with which scalars",
             f"row = tl.load(column + {1 + len(roles)} * tensors)",
             f"rows = (table + {2 + len(roles)} * tensors)"
-            f".to(tl.pointer_type(tl.{real}))",
+            f".to(tl.pointer_type(tl.{body.real}))",
             f"scalars = rows + {len(loads)} * row",
             *loads,
         ]
-    body += [
+    lines += [
         "# in which memory",
         *spots,
         *bases,
@@ -315,31 +179,12 @@ def _kernel(
         "whole = tl.where(aligned, count // BLOCK * BLOCK, 0)",
         "block = tl.arange(0, BLOCK)",
         "for start in range(0, whole, BLOCK):",
-        *indented(_call("update", [*whole, "None", *scalars])),
+        *indented(called("update", [*whole, "None", *scalars])),
         "for start in range(whole, count, BLOCK):",
-        *indented(_call("update", [*rest, "start + block < count", *scalars])),
+        *indented(called("update", [*rest, "start + block < count", *scalars])),
     ]
     return [
         '@triton.jit(do_not_specialize=["tensors", "chunks_at", "chunk"])',
         f"def {name}(table, skip, tensors, chunks_at, chunk, BLOCK: tl.constexpr):",
-        *indented(body),
+        *indented(lines),
     ]
-
-
-def _is_truth(graph: Graph, index: int) -> bool:
-    node = graph.arguments()[index]
-    return node.op == "call_function" and operator_name(node.target) in MASKS
-
-
-def _call(function: str, arguments: Sequence[str], end: str = "") -> list[str]:
-    """A call, or the head of a definition, on as many lines as it needs."""
-    text = ", ".join(arguments)
-    if len(function) + len(text) < 76:
-        return [f"{function}({text}){end}"]
-    lines = textwrap.wrap(text, 76, break_long_words=False, break_on_hyphens=False)
-    return [f"{function}(", *indented(lines), f"){end}"]
-
-
-def indented(lines: Iterable[str]) -> list[str]:
-    """Lines of a body."""
-    return [f"    {line}" for line in lines]

@@ -1,0 +1,81 @@
+"""The work of a kernel of one pass: each program has a chunk of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from .source import Stored
+from .table import DeviceTable
+
+__all__ = ["ACCESS", "WARPS", "Chunks", "block_of", "chunk_length", "chunk_map"]
+
+Words = npt.NDArray[np.int64]
+
+WARPS, ACCESS = 4, 16  # bytes, the widest that there is
+
+_PROGRAMS = 1 << 14  # many times what a device runs at once: the last ones are few
+_LEAST, _MOST = 1024, 1 << 16
+
+
+def block_of(formats: Mapping[str, Stored], warps: int = WARPS) -> int:
+    """Numbers that a program has in hand at a time.
+
+    A thread has one access to the narrowest tensor.
+    """
+    narrowest = min(stored.itemsize for stored in formats.values())
+    return 32 * warps * ACCESS // narrowest
+
+
+class Chunks:
+    """The map of chunks: (tensor, first number) each.
+
+    Args:
+        lengths: real numbers of each tensor.
+        formats: the storage of each role.
+
+    Attributes:
+        words: what the table has to hold.
+        programs: how many there are.
+        beside: other memory on the device: none.
+    """
+
+    def __init__(self, lengths: Words, formats: Mapping[str, Stored]) -> None:
+        self._chunk = chunk_length(int(lengths.sum()))
+        self._block = block_of(formats)
+        self.words = chunk_map(lengths, self._chunk)
+        self.programs = len(self.words)
+        self.beside: list[Tensor] = []
+
+    def launch(self, kernel: Any, table: DeviceTable, skip: Tensor | None) -> None:
+        """Launch the kernel."""
+        kernel[(self.programs,)](
+            table.words,
+            skip,
+            table.tensors,
+            table.work_at,
+            self._chunk,
+            BLOCK=self._block,
+            num_warps=WARPS,
+            enable_fp_fusion=True,
+        )
+
+
+def chunk_length(numbers: int) -> int:
+    """Numbers of a chunk: large where there are many, but enough of chunks."""
+    length = _LEAST
+    while length < _MOST and numbers > 2 * length * _PROGRAMS:
+        length *= 2
+    return length
+
+
+def chunk_map(lengths: Words, chunk: int) -> Words:
+    """Records of (tensor, first number), in order."""
+    counts = -(-lengths // chunk)
+    tensors = np.repeat(np.arange(len(lengths)), counts)
+    firsts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([tensors, firsts * chunk], axis=1).astype(np.int64)
