@@ -7,12 +7,13 @@ import warnings
 from copy import deepcopy
 from typing import Any, Self
 
+from .counts import Counts
 from .hooks import HOOK_KINDS, Hooks
 
 __all__ = ["Copies"]
 
 
-class Copies(Hooks):
+class Copies(Counts, Hooks):
     """What :mod:`copy` and :mod:`pickle` ask; a base of :class:`~polyak.Optimizer`.
 
     Whatever an optimizer has goes along, its hooks too, but for what belongs to this
@@ -21,8 +22,9 @@ class Copies(Hooks):
 
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = ("_plan", "_stepping", "_swapped", "_counts", "step")
-        return {key: value for key, value in self.__dict__.items() if key not in own}
+        own = ("_plan", "_stepping", "_swapped", "_counts", "_device_skips", "step")
+        kept = {key: value for key, value in self.__dict__.items() if key not in own}
+        return kept | {"_done": self.steps, "_skipped": self.skipped_steps}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -141,7 +141,7 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
     optimizer._counts = True
     result = step(*passed, **kwargs)
     if optimizer._counts:
-        optimizer.steps += 1
+        optimizer._done += 1
     optimizer._optimizer_step_code()
     if _global_post or optimizer._optimizer_step_post_hooks:
         _after(optimizer, passed, kwargs)

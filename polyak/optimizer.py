@@ -100,11 +100,8 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
     sparse_advice: ClassVar[str] = ""
     defaults: dict[str, Any]
 
-    steps: int = 0
-    skipped_steps: int = 0
     _plan: Any = None
     _stepping: bool = False
-    _counts: bool = True  # the step that is being done
     _swapped: bool = False
     _takes_scaled: bool = False  # gradients, from a GradScaler
 

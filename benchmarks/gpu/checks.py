@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import polyak
+from polyak.engine.triton.bucket import TOGETHER
 
-from .device import Device, tensors
+from .device import Device, Size, tensors
 
 __all__ = ["CHECKS", "OPTIMIZERS", "Outcome", "outcomes"]
 
@@ -34,8 +35,19 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "NAdam": dict(weight_decay=0.01),
     "RAdam": dict(weight_decay=0.01),
 }
+# Its leaves take matrices, of which some share a stack.
+MUON = dict(lr=0.02, weight_decay=0.01)
+SHAPES: list[tuple[int, ...]] = [
+    (0, 4),
+    (64, 64),
+    (64, 64),
+    (3, 5),
+    (96, 33),
+    (64, 64),
+    (8, 3, 3, 3),
+]
 CAPTURABLE = [name for name in OPTIMIZERS if name not in ("SGD", "Adagrad")]
-SIZES = [0, 1, 3, 1023, 1024, 4097]
+SIZES: list[Size] = [0, 1, 3, 1023, 1024, 4097]
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,13 @@ def in_kernels(optimizer: Any) -> None:
     assert engines == {"triton"}, engines
 
 
+def called(optimizer: Any, *, fused: bool) -> Any:
+    """The optimizer, with its rule called on tensors if it is not to be fused."""
+    for group in optimizer.param_groups:
+        group["foreach"] = None if fused else False
+    return optimizer
+
+
 def trained(
     optimizer: Any, steps: int = 5, before: Callable[[int], object] | None = None
 ) -> Any:
@@ -154,6 +173,30 @@ def _dtypes(device: Device) -> str:
             in_kernels(fused)
             same(fused, eager, rtol)
     return f"{len(OPTIMIZERS)} optimizers, {len(dtypes)} dtypes, 3 steps"
+
+
+@check
+def _leaves(device: Device) -> str:
+    """Muon steps as its own rule called on tensors, and as torch's."""
+    # What is iterated in bfloat16 differs by its rounding.
+    for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
+        fused, eager = (
+            trained(
+                called(polyak.Muon(tensors(SHAPES, dtype, device), **MUON), fused=each)
+            )
+            for each in (True, False)
+        )
+        in_kernels(fused)
+        same(fused, eager, rtol)
+    flat = [shape for shape in SHAPES if len(shape) == 2 and shape[0]]
+    same(
+        *(
+            trained(kind(tensors(flat, torch.float32, device), **MUON))
+            for kind in (polyak.Muon, torch.optim.Muon)
+        ),
+        rtol=4e-3,
+    )
+    return f"{len(SHAPES)} matrices, 5 steps"
 
 
 @check
@@ -229,16 +272,20 @@ def _long_tensors(device: Device) -> str:
 
 
 def _replayed(
-    device: Device, kind: type, arguments: dict[str, Any], live: bool
+    device: Device,
+    kind: type,
+    arguments: dict[str, Any],
+    live: bool,
+    sizes: Sequence[Size] = SIZES,
+    rtol: float = 2e-5,
 ) -> None:
     """A graph whose rate changes between replays does what eager steps do."""
     rates = (0.05, 0.02, 0.01)
     runs = []
     for captured in (True, False):
         lr: Any = torch.tensor(0.1, device=device.torch) if live else 0.1
-        params = tensors(SIZES, torch.float32, device)
-        more = {} if captured else {"foreach": False}
-        optimizer = kind(params, **{**arguments, "lr": lr}, **more)
+        params = tensors(sizes, torch.float32, device)
+        optimizer = called(kind(params, **{**arguments, "lr": lr}), fused=captured)
         static = [param.grad for param in params]
 
         def step(optimizer: Any = optimizer, params: Any = params) -> None:
@@ -261,7 +308,7 @@ def _replayed(
             replay()
         runs.append(optimizer)
     device.synchronize()
-    same(*runs, rtol=2e-5)
+    same(*runs, rtol)
 
 
 @check
@@ -272,7 +319,8 @@ def _graphs(device: Device) -> str:
         if name != "ASGD":  # its rate is in its state
             _replayed(device, getattr(polyak, name), arguments, live=False)
     _replayed(device, polyak.SGD, dict(momentum=0.9), live=False)
-    return f"{', '.join(CAPTURABLE)}, SGD"
+    _replayed(device, polyak.Muon, {}, live=False, sizes=SHAPES, rtol=1e-2)
+    return f"{', '.join(CAPTURABLE)}, SGD, Muon"
 
 
 @check
@@ -283,7 +331,8 @@ def _graphs_of_tensors(device: Device) -> str:
         if name not in ("ASGD", "Rprop"):
             _replayed(device, getattr(polyak, name), arguments, live=True)
     _replayed(device, polyak.SGD, dict(momentum=0.9), live=True)
-    return "all with a rate, and SGD"
+    _replayed(device, polyak.Muon, {}, live=True, sizes=SHAPES, rtol=1e-2)
+    return "all with a rate, SGD and Muon"
 
 
 @check
@@ -341,7 +390,31 @@ def _scaler(device: Device) -> str:
                 scaler.update()
             runs.append(optimizer)
         same(*runs, rtol=2e-5)
-    return "who unscales: the scaler, the step"
+        if fused:
+            counts = runs[0].steps, runs[0].skipped_steps
+            assert counts == (4, 1), f"counted {counts}"
+    return "who unscales: the scaler, the step; what was left out is counted"
+
+
+@check
+def _skips_of_graphs(device: Device) -> str:
+    """CUDA graphs: steps that a replay leaves out are counted."""
+    params = tensors(SIZES, torch.float32, device)
+    optimizer = polyak.AdamW(params, capturable=True)
+    found = torch.zeros((), device=device.torch)
+    with device.side_stream():
+        for _ in range(3):
+            optimizer.found_inf = found
+            optimizer.step()
+    replay = device.captured(optimizer.step)
+    before = optimizer.state[params[3]]["step"].clone()
+    for overflow in (1.0, 0.0, 1.0):
+        found.fill_(overflow)
+        replay()
+    assert optimizer.skipped_steps == 2, f"counted {optimizer.skipped_steps}"
+    advanced = optimizer.state[params[3]]["step"] - before
+    assert advanced == 1, f"advanced {advanced}"
+    return "2 of 3 replays"
 
 
 @check
@@ -353,9 +426,12 @@ def _no_waiting(device: Device) -> str:
         (polyak.AdamW, dict(capturable=True, clip_grad_norm=1.0, nonfinite="skip")),
         (polyak.Adam, dict(lr=torch.tensor(0.1, device=device.torch), capturable=True)),
         (polyak.AdamW, dict(fused=True)),
+        (polyak.Muon, dict(lr=0.01)),
+        (polyak.Muon, dict(clip_grad_norm=1.0, nonfinite="skip")),
     ]
     for kind, arguments in cases:
-        params = tensors(SIZES, torch.float32, device)
+        sizes: Sequence[Size] = SHAPES if kind is polyak.Muon else SIZES
+        params = tensors(sizes, torch.float32, device)
         optimizer = kind(params, **arguments)
         for _ in range(3):
             optimizer.step()
@@ -403,6 +479,18 @@ def _launches(device: Device) -> str:
         assert kernels <= most, f"{kernels} kernels"
         seen.append(f"{kernels} kernels and {copies} copies")
     return f"{seen[0]}; capturable: {seen[1]}"
+
+
+@check
+def _memory_of_leaves(device: Device) -> str:
+    """A step with leaves takes the memory of one wave of stacks, whatever the model."""
+    side, count = device.scale(1024, 8), device.scale(100, 4)
+    optimizer = polyak.Muon(tensors([(side, side)] * count, torch.float32, device))
+    for _ in range(2):
+        optimizer.step()
+    peak = device.peak(optimizer.step)
+    assert peak <= 8 * TOGETHER, f"{peak} bytes"
+    return f"{peak} bytes beyond the state, for {4 * count * side**2} of parameters"
 
 
 @check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -12,9 +12,10 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-__all__ = ["Device", "Step", "Timing", "tensors"]
+__all__ = ["Device", "Size", "Step", "Timing", "tensors"]
 
 Step = Callable[[], object]
+Size = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,9 @@ def _nothing() -> None:
 
 
 def tensors(
-    sizes: list[int], dtype: torch.dtype, device: Device, seed: int = 0
+    sizes: Sequence[Size], dtype: torch.dtype, device: Device, seed: int = 0
 ) -> list[Tensor]:
-    """Parameters with gradients."""
+    """Parameters with gradients: vectors of these lengths, or tensors of shapes."""
     generator = torch.Generator(device.torch).manual_seed(seed)
     made = []
     for size in sizes:

@@ -18,7 +18,7 @@ from .speed import GRAPH, POLYAK, Figure
 
 __all__ = ["facts", "pictures", "text"]
 
-TORCH = ("fused", "foreach", "compile")
+TORCH = ("fused", "foreach", "loop", "compile")
 NONE = "–"
 
 
@@ -74,7 +74,7 @@ def _check(outcome: Outcome) -> tuple[str, str, str]:
 
 _HEAD = (
     *("parameters", "dtype", "optimizer", "polyak ms", "share of copy", "fused ms"),
-    *("foreach ms", "compile ms", "times faster", "graph ms", "host µs"),
+    *("foreach ms", "loop ms", "compile ms", "times faster", "graph ms", "host µs"),
     *("torch host µs", "times faster", "launches", "torch's"),
 )
 

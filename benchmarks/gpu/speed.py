@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import polyak
 
-from .device import Device, Step, Timing, tensors
+from .device import Device, Size, Step, Timing, tensors
 
 __all__ = ["PLAN", "Case", "Figure", "figures"]
 
@@ -25,11 +26,18 @@ class Case:
 
     Args:
         title: what the report calls it.
-        sizes: of the parameters.
+        sizes: of the parameters, vectors or matrices.
     """
 
     title: str
-    sizes: tuple[int, ...]
+    sizes: tuple[Size, ...]
+
+    def small(self) -> list[Size]:
+        """A few of them, at toy size."""
+        return [
+            min(size, 70) if isinstance(size, int) else tuple(min(n, 8) for n in size)
+            for size in self.sizes[:5]
+        ]
 
 
 def _gpt2(layers: int, width: int) -> tuple[int, ...]:
@@ -41,6 +49,12 @@ def _gpt2(layers: int, width: int) -> tuple[int, ...]:
     return (50257 * width, 1024 * width, *(layer * layers), width, width)
 
 
+def _hidden(layers: int, width: int) -> tuple[Size, ...]:
+    """The matrices of GPT-2's layers."""
+    attention = ((width, 3 * width), (width, width))
+    return (*attention, (width, 4 * width), (4 * width, width)) * layers
+
+
 CASES = {
     "gpt2": Case("148 tensors, 124 M (GPT-2)", _gpt2(12, 768)),
     "medium": Case("292 tensors, 355 M (GPT-2 medium)", _gpt2(24, 1024)),
@@ -48,6 +62,8 @@ CASES = {
     "myriad": Case("10,000 tensors of 1024", (1024,) * 10_000),
     "large": Case("one tensor of 100 M", (100_000_000,)),
     "billion": Case("16 tensors, 1 B", (62_500_000,) * 16),
+    "hidden": Case("48 matrices, 85 M (GPT-2's layers)", _hidden(12, 768)),
+    "small": Case("400 matrices of 64 x 64", ((64, 64),) * 400),
 }
 
 # What is measured, the most important first: case, dtype, optimizers.
@@ -56,6 +72,8 @@ PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
     ("gpt2", torch.float32, ("AdamW", "SGD", "Adagrad", "Adam", *_UNFUSED)),
     ("thousand", torch.float32, ("AdamW", "SGD", *_UNFUSED)),
     ("large", torch.float32, ("AdamW", "SGD", "RMSprop")),
+    ("hidden", torch.float32, ("Muon",)),
+    ("small", torch.float32, ("Muon",)),
     ("billion", torch.float32, ("AdamW",)),
     ("billion", torch.bfloat16, ("AdamW",)),
     ("medium", torch.float32, ("AdamW", "NAdam")),
@@ -63,6 +81,7 @@ PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
     ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop")),
     ("myriad", torch.float32, ("AdamW", "SGD", "NAdam")),
     ("thousand", torch.bfloat16, ("AdamW",)),
+    ("hidden", torch.bfloat16, ("Muon",)),
 )
 ARGUMENTS: dict[str, dict[str, Any]] = {"SGD": dict(lr=0.01, momentum=0.9)}
 # torch.compile takes up to minutes for many tensors: it is measured where it can be.
@@ -104,14 +123,15 @@ def figures(device: Device, seconds: float) -> Iterator[Figure]:
 
 def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
     case = CASES[key]
-    sizes = list(case.sizes) if not device.dry else [min(s, 70) for s in case.sizes[:5]]
+    sizes = case.small() if device.dry else list(case.sizes)
+    numbers = sum(s if isinstance(s, int) else prod(s) for s in sizes)
     steps: dict[str, Step] = {}
     failed: dict[str, str] = {}
     before: dict[str, Step] = {}
     held: list[Any] = []
     for side, make in _sides(key, name, device).items():
         try:
-            needed = 5 * sum(sizes) * dtype.itemsize
+            needed = 5 * numbers * dtype.itemsize
             if device.memory() < needed:
                 raise MemoryError("too little memory")
             step, optimizer = make(tensors(sizes, dtype, device))
@@ -119,12 +139,11 @@ def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
                 step()
             device.synchronize()
             steps[side] = step
-            if side != GRAPH and sum(sizes) < 20_000_000:
+            if side != GRAPH and numbers < 20_000_000:
                 before[side] = partial(_renew, optimizer)
             held.append(optimizer)
         except Exception as error:
             failed[side] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-    numbers = sum(sizes)
     rounds = _rounds(numbers, len(sizes), device)
     times = device.interleaved(steps, rounds=rounds, before=before)
     launches = {side: device.launches(step) for side, step in steps.items()}
@@ -166,7 +185,7 @@ def _sides(key: str, name: str, device: Device) -> dict[str, Made]:
         return optimizer.step, optimizer
 
     def graph(params: list[Tensor]) -> tuple[Step, Any]:
-        more = {} if name in ("SGD", "Adagrad") else {"capturable": True}
+        more = {} if name in ("SGD", "Adagrad", "Muon") else {"capturable": True}
         optimizer = kind(params, **arguments, **more)
         with device.side_stream():
             for _ in range(3):
@@ -183,12 +202,16 @@ def _sides(key: str, name: str, device: Device) -> dict[str, Made]:
 
     sides: dict[str, Made] = {
         POLYAK: partial(plain, partial(kind, **arguments)),
-        "foreach": partial(plain, partial(theirs, **arguments, foreach=True)),
     }
+    if name == "Muon":  # torch has this alone
+        sides["loop"] = partial(plain, partial(theirs, **arguments))
+    else:
+        foreach = partial(theirs, **arguments, foreach=True)
+        sides["foreach"] = partial(plain, foreach)
     if name in ("Adam", "AdamW", "SGD", "Adagrad"):
         fused = partial(theirs, **arguments, fused=True)
         sides["fused"] = partial(plain, fused)
-    if key in ("gpt2", "thousand") and name in ("AdamW", "SGD"):
+    if key in ("gpt2", "thousand", "small") and name in ("AdamW", "SGD", "Muon"):
         sides[GRAPH] = graph
     if (key, name) in COMPILED:
         sides["compile"] = compiled

@@ -1,35 +1,35 @@
 """Running a rule with leaves: kernels on stacks of parameters, and the leaves between.
 
-Parameters of one shape and row of scalars share a stack, as many as stay in the cache
-of a core. The kernel of a region writes what a leaf takes right into the stack, the
-leaf is called once for all of them, under :func:`torch.vmap`, so that each is by itself
-to it, and the next kernel reads what it gave.
+Parameters of one shape and row of scalars share a *stack*: a leaf is called once for
+all of them, under :func:`torch.vmap`, so that each is by itself to it. Stacks that the
+same launches serve make a *wave*. The kernel of a region writes what the leaves take
+right into the memory of the wave, they are called, stack by stack, and the next kernel
+reads what they gave. An engine brings the launches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
-from . import team
 from .batching import batched
-from .jit import Library
-from .kernel import Kernel
 from .regions import Call
 from .stands import mapped
 from .table import Table
 from .walk import walk
 
-__all__ = ["Around", "Stack", "stacks"]
+__all__ = ["Around", "Launch", "Scalars", "Stack", "Wave", "stacks", "waves"]
 
-# As much of the parameters as is stacked at once: with what a leaf makes of it, it
-# stays in the cache of a core.
+# As much of the parameters as is stacked at once on a CPU: with what a leaf makes of
+# it, it stays in the cache of a core.
 BYTES = 2**18
+
+# What the scalars of a rule are, in one row.
+Scalars = Mapping[fx.Node, Any]
 
 
 @dataclass(frozen=True)
@@ -44,126 +44,205 @@ class Stack:
     last: int
     shape: torch.Size
 
+    @property
+    def count(self) -> int:
+        """How many parameters."""
+        return self.last - self.first
 
-def stacks(params: Sequence[Tensor], cells: Sequence[int]) -> Iterator[Stack]:
-    """Group neighbours of one shape and cell that are not too large together."""
-    first = 0
+    @property
+    def numbers(self) -> int:
+        """How many numbers they have."""
+        return self.count * self.shape.numel()
+
+
+def stacks(params: Sequence[Tensor], cells: Sequence[int], most: int) -> list[Stack]:
+    """Group neighbours of one shape and cell that are not too large together.
+
+    Args:
+        params: in the order of the table.
+        cells: of each.
+        most: bytes of the parameters of a stack, where it has several.
+    """
+    made, first = [], 0
     while first < len(params):
         param, last = params[first], first + 1
-        most = first + max(1, BYTES // max(1, param.nbytes))
-        while last < min(most, len(params)) and (
+        end = first + max(1, most // max(1, param.nbytes))
+        while last < min(end, len(params)) and (
             (params[last].shape, cells[last]) == (param.shape, cells[first])
         ):
             last += 1
-        yield Stack(first, last, param.shape)
+        made.append(Stack(first, last, param.shape))
         first = last
+    return made
+
+
+class Wave:
+    """Neighbouring stacks, served by the same launches.
+
+    Attributes:
+        first: the first column of them all.
+        last: the column after the last one.
+        busy: the stacks that have numbers.
+        sizes: how many, of each of these.
+        shapes: of each of these, as a tensor.
+    """
+
+    def __init__(self, *stacks: Stack) -> None:
+        self.first, self.last = stacks[0].first, stacks[-1].last
+        self.busy = [stack for stack in stacks if stack.numbers]
+        self.sizes = [stack.numbers for stack in self.busy]
+        self.shapes = [torch.Size((s.count, *s.shape)) for s in self.busy]
+
+    def memory(
+        self, make: Callable[..., Tensor], **kind: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Memory for all numbers, and the part of each stack."""
+        if len(self.shapes) == 1:
+            whole = make(self.shapes[0], **kind)
+            return whole, [whole]
+        whole = make(sum(self.sizes), **kind)
+        parts = zip(whole.split(self.sizes), self.shapes, strict=True)
+        return whole, [part.view(shape) for part, shape in parts]
+
+
+def waves(stacks: Iterable[Stack], most: int) -> list[Wave]:
+    """Let neighbours share their launches.
+
+    Args:
+        stacks: all of a table.
+        most: numbers of a wave, where it has several stacks.
+    """
+    made: list[list[Stack]] = []
+    room = 0
+    for stack in stacks:
+        if not made or stack.numbers > room:
+            made.append([])
+            room = most
+        made[-1].append(stack)
+        room -= stack.numbers
+    return [Wave(*together) for together in made]
+
+
+# Runs the kernel of a region, by its number, over the columns of a wave. It is given
+# the memory that the kernel works on, by name: one tensor after another.
+Launch = Callable[[int, Wave, Mapping[str, Tensor]], None]
 
 
 class Around:
     """The step of a bucket whose rule has leaves.
 
     Args:
-        kernel: with the calls of the leaves.
-        library: its machine code.
-        table: what it works on.
-        stacks: how the columns of the table go together.
-        arguments: the scalars that the rows of the table have.
-        traffic: how many bytes a step moves.
+        calls: the leaves that are called after each region but the last.
+        table: what native code knows of the tensors.
+        waves: how the columns of the table go together.
+        home: where the tensors are.
+        dtype: what the kernels compute in.
+
+    Attributes:
+        done: how many columns have taken the step that is being done.
     """
 
     def __init__(
         self,
-        kernel: Kernel,
-        library: Library,
+        calls: Sequence[Sequence[Call]],
         table: Table,
-        stacks: Sequence[Stack],
-        arguments: Sequence[fx.Node],
-        traffic: int,
+        waves: Sequence[Wave],
+        home: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.kernel, self.table, self.stacks = kernel, table, stacks
-        self._members = [library[f"member{i}"] for i in range(len(kernel.calls) + 1)]
-        self._dtype = torch.float64 if kernel.real == np.float64 else torch.float32
-        ends = np.arange(len(table.arrays["row"]) + 1)
-        self._chunks = np.searchsorted(table.arrays["chunk"][0], ends).tolist()
-        self._arguments = arguments
-        self._traffic = traffic / max(1, self._chunks[-1])  # of a chunk
+        self.calls, self.table, self.waves = calls, table, waves
+        self._kind: dict[str, Any] = {"dtype": dtype, "device": home}
+        self.done = 0
 
-    def run(self, rows: Sequence[Sequence[float]]) -> None:
-        """Update all parameters; those of a stack, when its leaves have succeeded.
+    def run(
+        self, rows: Sequence[Scalars], launch: Launch, *, blank: bool = False
+    ) -> None:
+        """Update all parameters; those of a wave, when its leaves have succeeded.
 
         Args:
             rows: the scalars.
+            launch: runs the kernels.
+            blank: a launch may leave its memory as it is: let that be zeros, which
+                leaves bear best.
         """
         row_of = self.table.arrays["row"]
-        named = [dict(zip(self._arguments, row, strict=True)) for row in rows]
-        for stack in self.stacks:
-            chunks = self._chunks[stack.first], self._chunks[stack.last]
-            traffic = int(self._traffic * (chunks[1] - chunks[0]))
-            self.table.set(threads=team.threads_for(traffic))
-            if stack.shape.numel():
-                self._update(stack, chunks, named[row_of[stack.first]])
-            else:
-                walk().advance(self.table.address, stack.first, stack.last)
+        make = torch.zeros if blank else torch.empty
+        self.done = 0
+        for wave in self.waves:
+            if wave.busy:
+                numbers = [rows[row_of[stack.first]] for stack in wave.busy]
+                memory = self._around(wave, numbers, launch, make)
+                launch(len(self.calls), wave, memory)
+            walk().advance(self.table.address, wave.first, wave.last)
+            self.done = wave.last
 
-    def _update(
-        self, stack: Stack, chunks: tuple[int, int], scalars: Mapping[fx.Node, Any]
-    ) -> None:
-        given: dict[fx.Node, Tensor] = {}  # by the leaves
-        placed: list[Tensor] = []  # what the kernels read of that
-        for member, calls in zip(self._members, self.kernel.calls, strict=False):
-            rooms = [
-                {node: self._room(stack, call.tensors[node]) for node in call.computed}
-                for call in calls
-            ]
-            if any(rooms):
-                walk().run(self.table.address, member, *chunks)
-            for call, room in zip(calls, rooms, strict=True):
-                stacked = {node: (room | given)[node] for node in call.tensors}
-                result = given[call.node] = _called(call, stacked, scalars)
+    def _around(
+        self,
+        wave: Wave,
+        numbers: Sequence[Scalars],
+        launch: Launch,
+        make: Callable[..., Tensor],
+    ) -> dict[str, Tensor]:
+        """All regions but the last; what the last one reads of the leaves."""
+        given: list[dict[fx.Node, Tensor]] = [{} for _ in wave.busy]
+        placed: dict[str, Tensor] = {}
+        for region, calls in enumerate(self.calls):
+            rooms: dict[str, Tensor] = {}
+            parts: dict[str, list[Tensor]] = {}
+            for call in calls:
+                for node in call.computed:
+                    name = call.tensors[node]
+                    rooms[name], parts[name] = wave.memory(make, **self._kind)
+            if rooms:
+                launch(region, wave, placed | rooms)
+            for call in calls:
+                results = []
+                for index, known in enumerate(given):
+                    taken = {
+                        node: known[node] if node in known else parts[name][index]
+                        for node, name in call.tensors.items()
+                    }
+                    result = known[call.node] = _called(call, taken, numbers[index])
+                    results.append(result)
                 if call.is_read:
-                    spread = self._spread(stack, call, result)
-                    placed.append(self._placed(stack, call.result, spread))
-        walk().advance(self.table.address, stack.first, stack.last)
-        walk().run(self.table.address, self._members[-1], *chunks)
+                    whole = [
+                        self._spread(call, shape, result)
+                        for shape, result in zip(wave.shapes, results, strict=True)
+                    ]
+                    placed[call.result] = _joined(whole)
+        return placed
 
-    def _room(self, stack: Stack, name: str) -> Tensor:
-        shape = (stack.last - stack.first, *stack.shape)
-        empty = torch.empty(shape, dtype=self._dtype, device="cpu")
-        return self._placed(stack, name, empty)
-
-    def _spread(self, stack: Stack, call: Call, result: Tensor) -> Tensor:
+    def _spread(self, call: Call, shape: torch.Size, result: Tensor) -> Tensor:
         """What a leaf gave, as large as the parameters, and as the kernel reads it."""
-        (count, *given), due = result.shape or (0,), list(stack.shape)
+        (due_count, *due), (count, *given) = shape, result.shape or (0,)
         missing = len(due) - len(given)
         fits = all(n in (1, of) for n, of in zip(given, due[missing:], strict=False))
-        if count != stack.last - stack.first or missing < 0 or not fits:
+        if count != due_count or missing < 0 or not fits:
             raise RuntimeError(
                 f"{getattr(call.node.target, '__name__', 'a leaf')} gave a tensor of "
-                f"shape {tuple(result.shape)} for {stack.last - stack.first} "
-                f"parameters of shape {tuple(due)}: polyak.leaf takes functions whose "
-                "result broadcasts to a parameter's shape"
+                f"shape {tuple(result.shape)} for {due_count} parameters of shape "
+                f"{tuple(due)}: polyak.leaf takes functions whose result broadcasts "
+                "to a parameter's shape"
             )
         aligned = result.reshape(count, *[1] * missing, *given)
-        plain = aligned.to("cpu", self._dtype).resolve_neg()
-        return plain.expand(count, *due).contiguous()
-
-    def _placed(self, stack: Stack, name: str, whole: Tensor) -> Tensor:
-        """Let the table's entries of a name be the parts of a tensor."""
-        row = len(self.kernel.roles) + self.kernel.memory.index(name)
-        parts = np.arange(stack.last - stack.first)
-        addresses = whole.data_ptr() + whole[0].nbytes * parts
-        self.table.arrays["pointers"][row, stack.first : stack.last] = addresses
-        return whole
+        plain = aligned.to(**self._kind).resolve_neg()
+        return plain.expand(shape).contiguous()
 
 
-def _called(
-    call: Call, stacked: Mapping[fx.Node, Tensor], scalars: Mapping[fx.Node, Any]
-) -> Tensor:
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another; one by itself stays where it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _called(call: Call, stacked: Mapping[fx.Node, Tensor], numbers: Scalars) -> Tensor:
     """What a leaf makes of each parameter's tensors."""
     function: Any = call.node.target
+    tensors = [*stacked.values()]
 
     def leaf(*tensors: Tensor) -> Tensor:
-        known = {**scalars, **dict(zip(stacked, tensors, strict=True))}
+        known = {**numbers, **dict(zip(stacked, tensors, strict=True))}
         args, kwargs = mapped(
             call.node.meta["given"],
             lambda value: known[value] if isinstance(value, fx.Node) else value,
@@ -171,9 +250,9 @@ def _called(
         result = function(*args, **kwargs)
         if isinstance(result, Tensor):
             return result
-        return torch.tensor(result, dtype=torch.float64, device="cpu")
+        home = tensors[0].device
+        return torch.full((), result, dtype=torch.float64, device=home)
 
-    tensors = list(stacked.values())
     if call.node.meta["batched"]:
         return leaf(*tensors)
     together: Tensor | None = None

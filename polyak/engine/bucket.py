@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..extent import Extent
 from ..slot import number
-from . import jit, team, torch_abi
-from .around import Around, stacks
+from . import around, jit, team, torch_abi
+from .around import Around, Scalars, Stack, Wave, stacks
 from .formats import Format
 from .kernel import Kernel
 from .norm import squares
@@ -91,19 +91,24 @@ class Bucket:
         self.table = self._tabulate()
         self._around: Around | None = None
         if kernel.calls:
-            params = [member.param for member in self.members]
-            together = [*stacks(params, cell_of)]
+            wide = kernel.real == np.float64
             self._around = Around(
-                kernel,
-                self.library,
+                kernel.calls,
                 self.table,
-                together,
-                self._arguments,
-                self._traffic,
+                self._waves(),
+                self.members[0].param.device,
+                torch.float64 if wide else torch.float32,
             )
 
     def _kind(self, cell_of: Sequence[int], index: int) -> Any:
         return cell_of[index], tuple(self.members[index].param.shape)
+
+    def _waves(self) -> list[Wave]:
+        """Which parameters go through the leaves together: one stack after another."""
+        return [Wave(stack) for stack in self._stacks(around.BYTES)]
+
+    def _stacks(self, most: int) -> list[Stack]:
+        return stacks([m.param for m in self.members], self._cell_of.tolist(), most)
 
     def _held_numbers(self) -> tuple[str, ...]:
         """The numbers of the state that the host keeps."""
@@ -112,7 +117,9 @@ class Bucket:
     def _entry(self) -> int:
         """The native function that works off the table."""
         self.library = jit.compile_ir(self.kernel.ir)
-        return self.library["member0"]
+        regions = range(len(self.kernel.calls) + 1)
+        self._regions = [self.library[f"member{index}"] for index in regions]
+        return self._regions[0]
 
     def _numbers(self, member: Member) -> Numbers:
         return tuple(number(member.state[name]) for name in self.number_names)
@@ -147,6 +154,8 @@ class Bucket:
         chunks = _chunks(sizes, self.kernel.passes)
         self._arguments = self.reading.graph.arguments()
         arguments = len(self._arguments)
+        ends = np.arange(len(members) + 1)
+        self._chunk_at = np.searchsorted(chunks[0], ends).tolist()
 
         table = Table()
         table.array("handles", np.array(handles, np.int64))
@@ -254,13 +263,36 @@ class Bucket:
 
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
+        self._run()
+        for index, row in enumerate(self._rows):
+            self._expected[index][:] = row.state = row.next_state
+
+    def _run(self) -> None:
         if self._around is None:
             self.table.set(threads=team.threads_for(self._traffic))
             walk().launch(self.table.address)
         else:
-            self._around.run([row.scalars for row in self._rows])
-        for index, row in enumerate(self._rows):
-            self._expected[index][:] = row.state = row.next_state
+            self._around.run(self._scalars(), self._run_region)
+
+    def _scalars(self) -> list[Scalars]:
+        """The scalars that each row has, for leaves."""
+        return [
+            dict(zip(self._arguments, row.scalars, strict=True)) for row in self._rows
+        ]
+
+    def _run_region(
+        self, region: int, wave: Wave, memory: Mapping[str, Tensor]
+    ) -> None:
+        """Run the kernel of a region on a stack."""
+        pointers, count = self.table.arrays["pointers"], wave.last - wave.first
+        for name, whole in memory.items():
+            row = len(self.kernel.roles) + self.kernel.memory.index(name)
+            places = whole.nbytes // count * np.arange(count)
+            pointers[row, wave.first : wave.last] = whole.data_ptr() + places
+        chunks = self._chunk_at[wave.first], self._chunk_at[wave.last]
+        share = (chunks[1] - chunks[0]) / self._chunk_at[-1]
+        self.table.set(threads=team.threads_for(int(self._traffic * share)))
+        walk().run(self.table.address, self._regions[region], *chunks)
 
 
 def _shapes(

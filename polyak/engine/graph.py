@@ -56,6 +56,12 @@ class Graph:
             if node not in self.scalars
         )
 
+    @functools.cached_property
+    def given_to_leaves(self) -> list[fx.Node]:
+        """The scalars that leaves take."""
+        operands = (node for leaf in self.leaves for node in leaf.all_input_nodes)
+        return [node for node in operands if node in self.scalars]
+
     def arguments(self) -> list[fx.Node]:
         """The scalars that a kernel takes: those that tensors are made of."""
         used = {

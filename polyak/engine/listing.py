@@ -16,7 +16,6 @@ from .graph import Graph
 from .operators import operator_name
 from .passes import Pass, Passes, extent_of, is_reduction
 from .regions import Call, Region
-from .stands import mapped
 
 __all__ = ["listing"]
 
@@ -125,18 +124,7 @@ class _Writer:
     def call(self, call: Call) -> str:
         """The call of a leaf."""
         loop = _Loop(self, [], set())
-
-        def known(value: Any) -> Any:
-            if not isinstance(value, fx.Node):
-                return value
-            name = call.tensors.get(value)
-            return _Text(name or ast.unparse(loop.expression(value)))
-
-        args, kwargs = mapped(call.node.meta["given"], known)
-        words = [*map(repr, args)]
-        words += [f"{key}={value!r}" for key, value in kwargs.items()]
-        name = getattr(call.node.target, "__name__", "leaf")
-        return f"{call.result} = {name}({', '.join(words)})\n"
+        return call.text(lambda node: ast.unparse(loop.expression(node)))
 
     def numbers(self, this: Pass, index: int) -> str:
         """The loop of a pass."""
@@ -199,13 +187,6 @@ class _Writer:
 def _count(node: fx.Node) -> str:
     counts = {Extent.ROW: "n_columns", Extent.COLUMN: "n_rows"}
     return counts.get(extent_of(node), "n")
-
-
-class _Text(str):
-    """A text that stands for itself within a list or a tuple."""
-
-    def __repr__(self) -> str:
-        return self
 
 
 class _Loop:

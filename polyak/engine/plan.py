@@ -30,6 +30,7 @@ from .reading import Reading
 from .stacks import Stack, gathered
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 from .triton.captures import bucket_kind, keep_captured
+from .triton.skips import counting
 from .watch import OTHER, SAME, Watch
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Plan:
             self._stacks = gathered(groups, self.eager)
             self.on_device = bool(self.buckets) and not self.eager
             self.on_device &= all(bucket.scalars_stay for bucket in self.buckets)
+            if self.on_device:
+                counting(optimizer, self.buckets[0].members[0].param.device)
         except BaseException:
             self._take_back(optimizer)
             raise
@@ -237,7 +240,7 @@ class Plan:
         if self._inspects or "found_inf" in vars(optimizer):
             numbers = self._look_at_gradients(optimizer)
         if numbers is None:
-            optimizer.skipped_steps += 1
+            optimizer._skipped += 1
             optimizer._counts = False
             return True
         floats = numbers if self.on_device else tuple(map(number, numbers))

@@ -9,8 +9,9 @@ what is computed twice costs less than to keep it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import fx
 
@@ -18,6 +19,7 @@ from ..extent import Extent
 from .graph import Graph, Value
 from .operators import MASKS, operator_name
 from .passes import split
+from .stands import mapped
 
 __all__ = ["Call", "Region", "cut", "why_not_cut"]
 
@@ -44,6 +46,27 @@ class Call:
         """The names of what a kernel writes and reads."""
         names = [self.tensors[node] for node in self.computed]
         return [*names, self.result] if self.is_read else names
+
+    def text(self, of: Callable[[fx.Node], str]) -> str:
+        """The call as a line of Python; scalars as the given function writes them."""
+
+        def known(value: Any) -> Any:
+            if not isinstance(value, fx.Node):
+                return value
+            return _Text(self.tensors.get(value) or of(value))
+
+        args, kwargs = mapped(self.node.meta["given"], known)
+        words = [*map(repr, args)]
+        words += [f"{key}={value!r}" for key, value in kwargs.items()]
+        name = getattr(self.node.target, "__name__", "leaf")
+        return f"{self.result} = {name}({', '.join(words)})\n"
+
+
+class _Text(str):
+    """A text that stands for itself within a list or a tuple."""
+
+    def __repr__(self) -> str:
+        return self
 
 
 @dataclass(frozen=True)

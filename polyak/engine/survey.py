@@ -18,6 +18,7 @@ from .fitness import Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
 from .reading import Reading, Situation, read
+from .triton import regions
 from .triton import source as triton
 from .triton.devices import engine_of
 from .triton.program import program_of
@@ -182,8 +183,6 @@ def _judge(
     graph = reading.graph
     if reading.objection is not None:
         return reading.objection
-    if engine_of(member.param.device) == "triton" and graph.leaves:
-        return "the rule has leaves, for which there are no kernels on GPUs"
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
     if graph.has_rows and member.param.dim() < 2:
@@ -233,7 +232,7 @@ def _triton_kernel(
 ) -> tuple[triton.TritonKernel, dict[str, triton.Stored]]:
     stored = [triton.FORMATS[dtype] for dtype in dtypes]
     formats = dict(zip(names, stored, strict=True))
-    kernel = triton.generate(owner, reading.graph, formats, maximize=maximize)
+    kernel = regions.generate(owner, reading.graph, formats, maximize=maximize)
     if held is not None:
         program = program_of(reading.graph, held, kernel, counts=counts)
         kernel = replace(kernel, program=program)

@@ -94,8 +94,9 @@ def warn_if_early(optimizer: Any, stacklevel: int) -> None:
     A loss scaler that found an overflow skips the optimizer's step rightly: where a
     gradient is not finite, nothing is said.
     """
-    called = steps_done(optimizer) != 0 or getattr(optimizer, "_opt_called", False)
-    if called or _overflowed(optimizer):
+    ours = isinstance(optimizer, Optimizer)  # which a device may have to be asked for
+    called = optimizer._done if ours else steps_done(optimizer) != 0
+    if called or getattr(optimizer, "_opt_called", False) or _overflowed(optimizer):
         return
     warnings.warn(
         "Detected call of `lr_scheduler.step()` before `optimizer.step()`. The first "

@@ -48,7 +48,8 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         last_epoch: where the scheduler stands.
         base_lrs: what each group's schedule starts from: its ``initial_lr``.
         follows_optimizer: whether a :meth:`step` is passed over that no step of the
-            optimizer came before, as when a loss scaler has found an overflow.
+            optimizer came before, as when a loss scaler has found an overflow. Where a
+            device decides that by itself, :meth:`step` waits for it.
         config: the attributes that are arguments, not progress: what
             ``load_state_dict(..., hyperparams="current")`` keeps.
 

@@ -36,9 +36,9 @@ RULES = {
     "NAdam": {},
     "RAdam": {},
 }
-TABLE = {"table": "*i64", "skip": "constexpr", "tensors": "i32"}
-RULE = TABLE | {"chunks_at": "i32", "chunk": "i32", "BLOCK": "constexpr"}
-SCALARS = TABLE | {"inputs_at": "i32", "BLOCK": "constexpr"}
+TABLE = {"table": "*i64", "skip": "constexpr"}
+CHUNKS = {"tensors": "i32", "chunks_at": "i32", "chunk": "i32", "BLOCK": "constexpr"}
+SCALARS = TABLE | {"tensors": "i32", "inputs_at": "i32", "BLOCK": "constexpr"}
 
 
 class Mathematics(polyak.Optimizer):
@@ -68,13 +68,23 @@ def kernels(dtype):
             optimizer = kind(params, **more, capturable=True)
             yield f"{name}.capturable", explained(optimizer)
             yield f"{name}.scalars", program(optimizer)
+    muon = polyak.Muon([torch.zeros(8, 8, dtype=dtype, requires_grad=True)])
+    (kernel,) = polyak.explain(muon).kernels
+    for region in (*kernel.before, kernel):
+        yield region.name, made_of(region, dtype)
 
 
 def explained(optimizer):
     (kernel,) = polyak.explain(optimizer).kernels
     (dtype,) = {param.dtype for param in optimizer.param_groups[0]["params"]}
+    return made_of(kernel, dtype)
+
+
+def made_of(kernel, dtype):
+    real = {"float32": "*fp32", "float64": "*fp64"}[kernel.real.name]
+    signature = TABLE | dict.fromkeys(kernel.rooms, real) | CHUNKS
     block = block_of({"param": FORMATS[dtype]})
-    return function(kernel.source, kernel.name), RULE, block, WARPS
+    return function(kernel.source, kernel.name), signature, block, WARPS
 
 
 def program(optimizer):
@@ -89,7 +99,11 @@ def compiled(kernel, signature, block, warps, target):
         kernel,
         signature=signature,
         constexprs={"skip": None, "BLOCK": block},
-        attrs={(0,): [["tt.divisibility", 16]]},
+        attrs={
+            (index,): [["tt.divisibility", 16]]
+            for index, kind in enumerate(signature.values())
+            if kind.startswith("*")
+        },
     )
     options = {"num_warps": warps, "enable_fp_fusion": True}
     return triton.compile(source, target=target, options=options)

@@ -34,6 +34,7 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     lines = map(str.split, done.stdout.splitlines())
     found = {name: tuple(map(int, rest)) for name, *rest in lines}
     assert {"AdamW", "RAdam.scalars", "ASGD.capturable", "Mathematics"} <= found.keys()
+    assert {"muon_region0", "muon_region1"} <= found.keys()
     for name, (registers, stack, access) in found.items():
         assert registers <= 128, name
         assert stack == 0 or name.startswith("Mathematics"), name  # libdevice has some

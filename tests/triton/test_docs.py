@@ -43,6 +43,16 @@ def test_the_two_kernels_are_the_generated_ones(monkeypatch):
     assert kernel.listing in PAGE
 
 
+def test_the_place_of_a_chunk_is_the_generated_one():
+    (kernel,) = polyak.explain(polyak.Muon([torch.zeros(2, 3)])).kernels
+    for line in (
+        "place = tl.load(entry + 2)",
+        "orthogonalized0_at = orthogonalized0 + ",
+    ):
+        assert f"\n    {line}" in PAGE
+        assert f"\n    {line}" in kernel.source
+
+
 def test_what_it_names_is_there():
     """Every file that the page names in code."""
     engine = Path(polyak.__file__).parent / "engine"

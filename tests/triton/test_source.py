@@ -7,7 +7,6 @@ import torch
 
 import polyak
 from polyak.engine.triton import devices
-from tests.engine.support import probe
 
 from .support import give_gradients, made
 
@@ -43,19 +42,6 @@ def test_one_source_for_all_that_step_alike():
         for sizes, lr in (((3,), 0.1), ((5, 7), 0.2))
     ]
     assert kernels[0] == kernels[1]
-
-
-def test_a_leaf_runs_eagerly():
-    @polyak.leaf
-    def unit(x):
-        return x / x.norm()
-
-    def rule(param, grad, *, lr):
-        return param - lr * unit(grad)
-
-    (served,) = polyak.explain(probe(rule)(made(sizes=(3,)), lr=0.1)).served
-    assert served.engine == "eager"
-    assert served.why.startswith("the rule has sums or leaves")
 
 
 def test_without_triton_the_eager_engine_runs(monkeypatch):

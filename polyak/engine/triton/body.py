@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ class Body:
     ) -> None:
         self.graph, self.formats, self.maximize = graph, formats, maximize
         self.real = "float64" if "float64" in formats.values() else "float32"
-        self.names = identifiers(graph.tensors)
+        self.names = identifiers(dict.fromkeys((*graph.tensors, *formats)))
         self._known: dict[fx.Node, str] = {}
         self.scalars = self._name_scalars()
         epsilon = float(np.finfo(self.real).eps)
@@ -74,14 +74,17 @@ class Body:
             named.append((name, host.text(node)))
         return named
 
-    def scalar_names(self) -> list[str]:
-        """Names of the scalars that functions take."""
-        return [name for name, _ in self.scalars]
+    def scalar_names(self, used: Container[fx.Node] | None = None) -> list[str]:
+        """Names of the scalars that functions take, if not of all."""
+        nodes = zip(self.graph.arguments(), self.scalars, strict=True)
+        return [name for node, (name, _) in nodes if used is None or node in used]
 
-    def scalar_loads(self) -> list[str]:
-        """The lines that load the row of scalars."""
-        lines = []
+    def scalar_loads(self, used: Container[fx.Node] | None = None) -> list[str]:
+        """The lines that load the row of scalars, if not all."""
+        lines, names = [], self.scalar_names(used)
         for index, (scalar, meaning) in enumerate(self.scalars):
+            if scalar not in names:
+                continue
             truth = " != 0" if is_mask(self.graph.arguments()[index]) else ""
             note = "" if meaning == scalar else f"  # {meaning}"
             lines.append(f"{scalar} = tl.load(scalars + {index}){truth}{note}")

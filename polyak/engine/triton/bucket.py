@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import jit
+from ..around import Wave, waves
 from ..bucket import Bucket, sizes_of
 from ..reading import Reading
 from ..survey import Member, Numbers
 from ..table import Table
+from ..walk import walk
 from .chunks import Chunks
 from .devices import capturing, current
 from .modules import function
@@ -30,7 +31,10 @@ from .units import Units
 
 __all__ = ["TritonBucket"]
 
-_NOTHING = "define void @member0(ptr %table) { ret void }"
+# Bytes of the parameters that go through their leaves together. Their launches keep the
+# device busy for longer than the host takes to make the next ones: more at a time would
+# take more memory and gain nothing.
+TOGETHER = 2**26
 
 
 class TritonBucket(Bucket):
@@ -59,18 +63,20 @@ class TritonBucket(Bucket):
                 "torch.cuda.graph asks for"
             )
         super().__init__(reading, kernel, formats, members)  # type: ignore[arg-type]
-        self._traffic = 0  # of native code
         self.skip: Tensor | None = None
         self.captured: list[Tensor] = []
         params = [member.param for member in self.members]
         sizes = sizes_of(params, kernel.passes.has_rows)
+        around = self._around
+        places = None if around is None else _places(sizes[0], around.waves)
         self.work: Chunks | Units = (
-            Chunks(sizes[0], formats)
+            Chunks(sizes[0], formats, places)
             if kernel.passes.is_single
             else Units(kernel, sizes, formats, self.device)
         )
         self.scalars_stay = not (self.number_names or self.schema.injected)
         self._injected: Numbers = (1.0,) * len(self.schema.injected)
+        self._baked: list[Numbers] = []  # what leaves took in a captured step
         arrays = self.table.arrays
         self.words = DeviceTable(
             sizes[0],
@@ -83,7 +89,12 @@ class TritonBucket(Bucket):
         self.words.beside += self.work.beside
 
     def _entry(self) -> int:
-        return jit.compile_ir(_NOTHING)["member0"]
+        return 0  # native code runs no kernel
+
+    def _waves(self) -> list[Wave]:
+        """Which parameters go through the leaves together: as many as serves."""
+        itemsize = self.members[0].param.element_size()
+        return waves(self._stacks(TOGETHER), TOGETHER // itemsize)
 
     def _lay_out(self, table: Table, sizes: Any, chunks: Any) -> int:
         return 0  # what the programs share is on the device
@@ -118,17 +129,21 @@ class TritonBucket(Bucket):
         self._injected = injected
         return super().prepare(injected)
 
-    def launch(self) -> None:
-        """Advance the members' numbers, send what changed, and launch the kernel."""
-        super().launch()
+    def _run(self) -> None:
+        """Send what changed, launch the kernel, and advance the members' numbers."""
         self._note()
-        with current(self.device):
-            if capturing(self.device):
-                self.captured.append(self.words.capture())
-            else:
-                self.words.upload(again=bool(self.captured))
-            self._start()
-        self.skip = None
+        try:
+            with current(self.device):
+                if capturing(self.device):
+                    self.captured.append(self.words.capture())
+                    self._baked = self._leaf_numbers()
+                else:
+                    self.words.upload(again=bool(self.captured))
+                self._start()
+        finally:
+            self.skip = None
+        if self._around is None:
+            walk().advance(self.table.address, 0, len(self.members))
 
     def _note(self) -> None:
         """Write down where things are, and the scalars."""
@@ -145,9 +160,27 @@ class TritonBucket(Bucket):
         self.words.values(self.table.arrays["values"])
 
     def _start(self) -> None:
-        if self.work.programs:
-            kernel = function(self.kernel.source, self.kernel.name)
-            self.work.launch(kernel, self.words, self.skip)
+        if self._around is None:
+            if self.work.programs:
+                kernel = function(self.kernel.source, self.kernel.name)
+                self.work.launch(kernel, self.words, self.skip)
+        else:
+            skips = self.skip is not None
+            self._around.run(self._scalars(), self._run_region, blank=skips)
+
+    def _run_region(
+        self, region: int, wave: Wave, memory: Mapping[str, Tensor]
+    ) -> None:
+        """Launch the kernel of a region on a wave."""
+        assert isinstance(self.work, Chunks), "a region makes one pass"
+        kernel = (*self.kernel.before, self.kernel)[region]
+        self.work.launch(
+            function(kernel.source, kernel.name),
+            self.words,
+            self.skip,
+            rooms=[memory[room] for room in kernel.rooms],
+            columns=(wave.first, wave.last),
+        )
 
     def refresh(self, hyperparameters: Sequence[Numbers]) -> bool:
         """Send changed hyperparameters to the device, for graphs that are replayed.
@@ -157,7 +190,30 @@ class TritonBucket(Bucket):
         self.assign(hyperparameters)
         if not super().prepare(self._injected):
             return False
+        self._check_leaf_numbers()
         self._note_scalars()
         with current(self.device):
             self.words.upload()
         return True
+
+    def _leaf_numbers(self) -> list[Numbers]:
+        """The numbers that leaves take, by member."""
+        nodes = self.reading.graph.given_to_leaves
+        rows = [tuple(row[node] for node in nodes) for row in self._scalars()]
+        return [rows[row] for row in self.table.arrays["row"]]
+
+    def _check_leaf_numbers(self) -> None:
+        if self.captured and self._baked != self._leaf_numbers():
+            raise RuntimeError(
+                f"{self.schema.owner}: a number that a leaf takes was changed, and a "
+                "CUDA graph repeats the leaf with the old one. Do a step outside of "
+                "the graph, and capture it again."
+            )
+
+
+def _places(lengths: npt.NDArray[np.int64], waves: Sequence[Wave]) -> npt.NDArray[Any]:
+    """Which number of its wave is the first one of each parameter."""
+    places = np.cumsum(lengths) - lengths
+    for wave in reversed(waves):
+        places[wave.first : wave.last] -= places[wave.first]
+    return places

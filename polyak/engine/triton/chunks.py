@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,12 @@ def block_of(formats: Mapping[str, Stored], warps: int = WARPS) -> int:
 class Chunks:
     """The map of chunks: (tensor, first number) each.
 
+    Where a rule has leaves, each has a place in their memory besides.
+
     Args:
         lengths: real numbers of each tensor.
         formats: the storage of each role.
+        places: which number of the leaves' memory is the first one of each tensor.
 
     Attributes:
         words: what the table has to hold.
@@ -44,25 +47,55 @@ class Chunks:
         beside: other memory on the device: none.
     """
 
-    def __init__(self, lengths: Words, formats: Mapping[str, Stored]) -> None:
-        self._chunk = chunk_length(int(lengths.sum()))
+    def __init__(
+        self,
+        lengths: Words,
+        formats: Mapping[str, Stored],
+        places: Words | None = None,
+    ) -> None:
+        at_once = lengths.sum() if places is None else (places + lengths).max(initial=0)
+        self._chunk = chunk_length(int(at_once))
         self._block = block_of(formats)
         self.words = chunk_map(lengths, self._chunk)
-        self.programs = len(self.words)
+        ends = np.arange(len(lengths) + 1)
+        self._chunk_at = np.searchsorted(self.words[:, 0], ends).tolist()
+        if places is not None:
+            place = places[self.words[:, 0]] + self.words[:, 1]
+            self.words = np.column_stack([self.words, place])
+        self.programs, self._record = self.words.shape
         self.beside: list[Tensor] = []
 
-    def launch(self, kernel: Any, table: DeviceTable, skip: Tensor | None) -> None:
-        """Launch the kernel."""
-        kernel[(self.programs,)](
-            table.words,
-            skip,
-            table.tensors,
-            table.work_at,
-            self._chunk,
-            BLOCK=self._block,
-            num_warps=WARPS,
-            enable_fp_fusion=True,
-        )
+    def launch(
+        self,
+        kernel: Any,
+        table: DeviceTable,
+        skip: Tensor | None,
+        rooms: Sequence[Tensor] = (),
+        columns: tuple[int, int] | None = None,
+    ) -> None:
+        """Launch the kernel.
+
+        Args:
+            kernel: it.
+            table: what it works off.
+            skip: unless that is 0, it does nothing.
+            rooms: the leaves' memory.
+            columns: the tensors to do, from the first to before the last, if not all.
+        """
+        first, last = columns or (0, len(self._chunk_at) - 1)
+        first, last = self._chunk_at[first], self._chunk_at[last]
+        if last > first:
+            kernel[(last - first,)](
+                table.words,
+                skip,
+                *rooms,
+                table.tensors,
+                table.work_at + self._record * first,
+                self._chunk,
+                BLOCK=self._block,
+                num_warps=WARPS,
+                enable_fp_fusion=True,
+            )
 
 
 def chunk_length(numbers: int) -> int:

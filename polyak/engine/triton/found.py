@@ -2,7 +2,7 @@
 
 The same as :func:`polyak.engine.inspection.inspect_gradients`, without waiting: whether
 the step is to be left out is a number that the kernels read, and so is the factor of
-the gradients. The host does not learn that a step was left out, and does not count it.
+the gradients. The host does not learn that a step was left out: the device counts it.
 A step with which state begins is not left to the device: it would be kept.
 """
 
@@ -42,8 +42,12 @@ def found_on_device(optimizer: Optimizer, plan: Plan) -> tuple[Any, ...]:
     if limit is not None:
         norm = _norm(buckets, 2.0, home) * factor
         factor = factor * torch.clamp(limit / (norm + 1e-6), max=1.0)
-    for bucket in buckets:
-        bucket.skip = _any(reasons, bucket.device)
+    if reasons:
+        skip = _any(reasons, home)
+        assert optimizer._device_skips is not None, "the plan has made it"
+        optimizer._device_skips.add(skip)
+        for bucket in buckets:
+            bucket.skip = skip.to(bucket.device)
     values = {"grad_factor": factor, "clip_grad_value": optimizer.clip_grad_value}
     return tuple(values[name] for name in plan.injected)
 
@@ -55,9 +59,7 @@ def _norm(buckets: Sequence[TritonBucket], order: float, home: torch.device) -> 
     return norm
 
 
-def _any(reasons: Sequence[Tensor], device: torch.device) -> Tensor | None:
-    if not reasons:
-        return None
+def _any(reasons: Sequence[Tensor], device: torch.device) -> Tensor:
     flags = [
         torch.as_tensor(flag).to(device, torch.float32).reshape(()) for flag in reasons
     ]

@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..around import Scalars
 from ..reading import Reading
 from ..survey import Member, Numbers
 from .bucket import TritonBucket
 from .modules import function
-from .program import branches_hold
+from .program import branches_hold, values_of
 from .source import Stored, TritonKernel
 from .staying import OnDevice
 
@@ -53,7 +54,7 @@ class LiveBucket(TritonBucket):
         super().__init__(reading, kernel, formats, members)
         self.scalars_stay = True
         self._numbers_held: dict[str, list[Tensor]] = {
-            name: [member.state[name] for member in members] for name in held
+            name: [member.state[name] for member in self.members] for name in held
         }
         self._all_numbers = [t for held in self._numbers_held.values() for t in held]
         # What the step finds out about its gradients, where the program looks for it.
@@ -125,12 +126,20 @@ class LiveBucket(TritonBucket):
         self._injected = tuple(
             float("nan") if isinstance(value, Tensor) else value for value in injected
         )
-        return all(map(self._branches_hold, self._place_of))
+        return self._branches_hold()
 
-    def _branches_hold(self, group: int) -> bool:
-        numbers = zip(self._given, self._hyperparameters[group], strict=True)
-        known = {name: n for name, n in numbers if not isinstance(n, OnDevice)}
-        return branches_hold(self.reading.graph, known)
+    def _branches_hold(self) -> bool:
+        graph = self.reading.graph
+        return all(branches_hold(graph, values) for values in self._scalars())
+
+    def _scalars(self) -> list[Scalars]:
+        """The scalars of each row, as far as the host knows them."""
+        graph = self.reading.graph
+        return [values_of(graph, self._known(r.hyperparameters)) for r in self._rows]
+
+    def _known(self, numbers: Numbers) -> dict[str, float]:
+        given = zip(self._given, numbers, strict=True)
+        return {name: n for name, n in given if not isinstance(n, OnDevice)}
 
     def _note(self) -> None:
         super()._note()
@@ -143,6 +152,22 @@ class LiveBucket(TritonBucket):
         """They are on the device."""
 
     def _start(self) -> None:
+        if self._around is None:
+            self._start_scalars()
+            super()._start()
+            return
+        kept = {name: torch.stack(held) for name, held in self._numbers_held.items()}
+        self._start_scalars()
+        try:
+            super()._start()
+        except BaseException:  # of a leaf: parameters that wait for it keep theirs
+            rest = slice(self._around.done, None)
+            for name, held in self._numbers_held.items():
+                if held[rest]:
+                    torch._foreach_copy_(held[rest], kept[name][rest].unbind())
+            raise
+
+    def _start_scalars(self) -> None:
         words = self.words
         scalars = function(self.program.source, "scalars")
         scalars[(-(-words.tensors // _ROWS),)](
@@ -154,13 +179,13 @@ class LiveBucket(TritonBucket):
             num_warps=_ROWS // 32,
             enable_fp_fusion=False,
         )
-        super()._start()
 
     def refresh(self, hyperparameters: Sequence[Numbers]) -> bool:
         """Send changed hyperparameters; False if the rule would branch otherwise."""
         self.assign(hyperparameters)
-        if not all(map(self._branches_hold, self._place_of)):
+        if not self._branches_hold():
             return False
+        self._check_leaf_numbers()
         self.words.upload()
         return True
 

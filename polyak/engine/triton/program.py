@@ -10,7 +10,7 @@ and stores the new state. A captured graph that is replayed so advances by itsel
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -20,7 +20,7 @@ from .operators import ON_NUMBERS, Expressions
 from .source import Program, TritonKernel
 from .text import HEAD, TAKEN, graph_shared, identifiers, imported, indented
 
-__all__ = ["branches_hold", "branches_on", "program_of"]
+__all__ = ["branches_hold", "branches_on", "leaves_take", "program_of", "values_of"]
 
 
 def program_of(
@@ -95,8 +95,19 @@ def _number(write: Expressions, value: Any) -> str:
 
 def branches_on(graph: Graph, names: Sequence[str]) -> str | None:
     """The first of these inputs on which a branch of the rule depends."""
-    for guard in graph.guards:
-        sources = _sources(guard)
+    return _made_of(graph, graph.guards, names)
+
+
+def leaves_take(graph: Graph, names: Sequence[str]) -> str | None:
+    """The first of these inputs of which a leaf takes what is made."""
+    return _made_of(graph, graph.given_to_leaves, names)
+
+
+def _made_of(
+    graph: Graph, nodes: Iterable[fx.Node], names: Sequence[str]
+) -> str | None:
+    for node in nodes:
+        sources = _sources(node)
         for name in names:
             if graph.hyperparameters.get(name) in sources:
                 return re.sub(r"\[\d+\]$", "", name)
@@ -113,11 +124,11 @@ def _sources(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def branches_hold(graph: Graph, known: Mapping[str, float]) -> bool:
-    """Whether the rule takes the branches of the graph for these inputs.
+def values_of(graph: Graph, known: Mapping[str, float]) -> dict[fx.Node, Any]:
+    """The scalars that can be computed of some inputs.
 
     Args:
-        graph: the traced rule, no branch of which depends on another input.
+        graph: the traced rule.
         known: the inputs that the host knows.
     """
     values: dict[fx.Node, Any] = {
@@ -130,6 +141,11 @@ def branches_hold(graph: Graph, known: Mapping[str, float]) -> bool:
             target: Any = node.target
             operands: tuple[Any, ...] = node.args
             values[node] = target(*(values.get(x, x) for x in operands))
+    return values
+
+
+def branches_hold(graph: Graph, values: Mapping[fx.Node, Any]) -> bool:
+    """Whether the rule takes the branches of the graph, as far as values are known."""
     return all(
         (bool(values[node]) if isinstance(due, bool) else values[node]) == due
         for node, due in graph.guards.items()

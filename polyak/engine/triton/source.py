@@ -19,11 +19,23 @@ import torch
 from ...extent import Extent
 from ..graph import Graph
 from ..passes import Passes, split
+from ..regions import Call
 from .body import Body, Spot, Values
 from .sums import functions_with_sums
-from .text import HEAD, called, graph_shared, identifiers, imported, indented
+from .text import (
+    HEAD,
+    called,
+    graph_shared,
+    graph_uses,
+    identifiers,
+    imported,
+    indented,
+)
 
 __all__ = ["FORMATS", "Program", "Stored", "TritonKernel", "generate"]
+
+
+_WHERE = ("tensors", "chunks_at", "chunk", "BLOCK: tl.constexpr")
 
 
 class Stored(NamedTuple):
@@ -68,7 +80,11 @@ class TritonKernel:
         real: the type it computes in, also that of the rows of scalars.
         passes: one, over the numbers.
         program: what computes the scalars, where they are on the device.
-        memory, calls: none; what a kernel of the CPU has for leaves.
+        rooms: the names of what leaves take and give that it works on: an argument
+            each.
+        before: the kernels of the regions before it, where the rule has leaves.
+        calls: the leaves that are called after each of these.
+        memory: none; what the table of the CPU has for leaves.
     """
 
     name: str
@@ -77,85 +93,124 @@ class TritonKernel:
     real: np.dtype[Any]
     passes: Passes
     program: Program | None = None
+    rooms: tuple[str, ...] = ()
+    before: tuple[TritonKernel, ...] = ()
+    calls: tuple[list[Call], ...] = ()
     memory: tuple[str, ...] = ()
-    calls: tuple[()] = ()
 
     @property
     def listing(self) -> str:
         """All that runs in a step, as a text."""
-        if self.program is None:
-            return self.source
-        return f"{self.program.source}\n\n{self.source}"
+        parts = [] if self.program is None else [self.program.source]
+        parts += [kernel.source for kernel in self.before]
+        return "\n\n".join([*parts, self.source])
 
 
 def generate(
-    name: str, graph: Graph, stored: Mapping[str, Stored], *, maximize: bool = False
+    name: str,
+    graph: Graph,
+    stored: Mapping[str, Stored],
+    *,
+    maximize: bool = False,
+    memory: Sequence[str] = (),
 ) -> TritonKernel:
-    """Generate the kernel of a traced rule.
+    """Generate the kernel of a traced rule, or of a region of one.
 
     Args:
         name: the optimizer's.
-        graph: the rule, without leaves and sums.
+        graph: the rule.
         stored: the storage of each tensor, in the order of the rule's arguments.
         maximize: use the negative gradient.
+        memory: the names of what leaves take and give.
     """
     formats = {role: format.name for role, format in stored.items()}
-    roles = (*(role for role in graph.outputs if role in formats), "grad")
-    body, passes = Body(graph, formats, maximize=maximize), split(graph)
+    roles, real = (
+        tuple(formats),
+        "float64" if "float64" in formats.values() else "float32",
+    )
     storage = ", ".join(f"{role} {format}" for role, format in formats.items())
+    formats |= dict.fromkeys(memory, real)
+    body, passes = Body(graph, formats, maximize=maximize), split(graph)
+    rooms: tuple[str, ...] = ()
     (kernel,) = identifiers([re.sub(r"\W", "_", name).lower()]).values()
     if passes.is_single:
-        functions = [_update(body, roles), _kernel(kernel, roles, body)]
+        used = _used(body)
+        rooms = tuple(room for room in memory if room in used)
+        functions = [
+            _update(body, [role for role in (*roles, *memory) if role in used]),
+            _kernel(kernel, roles, memory, body),
+        ]
     else:
         functions = functions_with_sums(kernel, roles, body, passes)
     text = "\n\n\n".join("\n".join(lines) for lines in functions)
     source = f"# {name}: {storage}\n{HEAD.format(names=imported(text))}{text}\n"
-    return TritonKernel(kernel, source, roles, np.dtype(body.real), passes)
+    return TritonKernel(kernel, source, roles, np.dtype(real), passes, rooms=rooms)
+
+
+def _stored(body: Body) -> list[str]:
+    """The tensors that get other values."""
+    graph = body.graph
+    return [
+        name
+        for name, value in graph.outputs.items()
+        if name in body.formats and value is not graph.tensors.get(name)
+    ]
+
+
+def _used(body: Body) -> set[str]:
+    """The tensors that are loaded or stored."""
+    uses = graph_uses(body.graph)
+    loaded = [name for name, node in body.graph.tensors.items() if node in uses]
+    return {*loaded, *_stored(body)} or set(body.formats)
 
 
 def _update(body: Body, roles: Sequence[str]) -> list[str]:
     """The function that applies the rule to a block of numbers."""
-    graph = body.graph
+    graph, uses = body.graph, graph_uses(body.graph)
     values = Values(body, {Extent.NUMBER: Spot("{}", "keep")}, graph_shared(graph))
-    results = list(graph.outputs.values())
-    values.load(
-        node for node in graph.tensors.values() if node.users or node in results
-    )
-    stores = [
-        values.store(name)
-        for name, value in graph.outputs.items()
-        if name in body.formats and value is not graph.tensors[name]
-    ]
+    values.load(uses)
+    stores = [values.store(name) for name in _stored(body)]
     addresses = [f"{body.names[role]}_at" for role in roles]
     return [
         "@triton.jit",
-        *called("def update", [*addresses, "keep", *body.scalar_names()], ":"),
+        *called("def update", [*addresses, "keep", *body.scalar_names(uses)], ":"),
         *indented([*values.loads, *values.write.lines, *stores] or ["pass"]),
     ]
 
 
-def _kernel(name: str, roles: Sequence[str], body: Body) -> list[str]:
+def _kernel(
+    name: str, roles: Sequence[str], memory: Sequence[str], body: Body
+) -> list[str]:
     """The kernel: which chunk, which scalars, which memory; then block by block."""
-    names = {role: body.names[role] for role in roles}
-    loads = body.scalar_loads()
+    used, uses = _used(body), graph_uses(body.graph)
+    columns = [(i, role) for i, role in enumerate(roles) if role in used]
+    rooms = [room for room in memory if room in used]
+    names = {role: body.names[role] for role in (*(r for _, r in columns), *rooms)}
+    loads = body.scalar_loads(uses)
     spots = [
         f"{names[role]}_is = tl.load(column + {1 + index} * tensors)"
-        for index, role in enumerate(roles)
+        for index, role in columns
+    ]
+    spots += [
+        f"{names[room]}_is = ({names[room]} + place).to(tl.int64)" for room in rooms
     ]
     bases = [
         f"{names[role]}_at = {names[role]}_is.to(tl.pointer_type("
         f"tl.{body.formats[role]})) + first"
-        for role in roles
+        for _, role in columns
     ]
-    either = " | ".join(f"{names[role]}_is" for role in roles)
-    whole = [f"tl.multiple_of({names[role]}_at + start, 16) + block" for role in roles]
-    rest = [f"{names[role]}_at + start + block" for role in roles]
-    scalars = body.scalar_names()
+    bases += [f"{names[room]}_at = {names[room]} + place" for room in rooms]
+    either = " | ".join(f"{name}_is" for name in names.values())
+    whole = [f"tl.multiple_of({n}_at + start, 16) + block" for n in names.values()]
+    rest = [f"{name}_at + start + block" for name in names.values()]
+    scalars = body.scalar_names(uses)
+    record = 3 if memory else 2  # words
     lines = [
         "# which numbers",
-        "entry = table + chunks_at + 2 * tl.program_id(0).to(tl.int64)",
+        f"entry = table + chunks_at + {record} * tl.program_id(0).to(tl.int64)",
         "tensor = tl.load(entry)",
         "first = tl.load(entry + 1)",
+        *(["place = tl.load(entry + 2)"] if rooms else []),
         "column = table + tensor",
         "count = tl.minimum(tl.load(column) - first, chunk).to(tl.int32)",
         "if skip is not None:",
@@ -167,7 +222,7 @@ def _kernel(name: str, roles: Sequence[str], body: Body) -> list[str]:
             f"row = tl.load(column + {1 + len(roles)} * tensors)",
             f"rows = (table + {2 + len(roles)} * tensors)"
             f".to(tl.pointer_type(tl.{body.real}))",
-            f"scalars = rows + {len(loads)} * row",
+            f"scalars = rows + {len(body.scalars)} * row",
             *loads,
         ]
     lines += [
@@ -185,6 +240,10 @@ def _kernel(name: str, roles: Sequence[str], body: Body) -> list[str]:
     ]
     return [
         '@triton.jit(do_not_specialize=["tensors", "chunks_at", "chunk"])',
-        f"def {name}(table, skip, tensors, chunks_at, chunk, BLOCK: tl.constexpr):",
+        *called(
+            f"def {name}",
+            ["table", "skip", *(names[room] for room in rooms), *_WHERE],
+            ":",
+        ),
         *indented(lines),
     ]

@@ -17,7 +17,7 @@ from ...schema import Schema
 from ...slot import Group
 from ..graph import Graph
 from .devices import engine_of
-from .program import branches_on
+from .program import branches_on, leaves_take
 
 if TYPE_CHECKING:
     from ..survey import Member
@@ -116,4 +116,7 @@ def unreadable(
     branch = branches_on(graph, held)
     if branch is not None:
         return f"the rule branches on {branch}, which is on the device"
+    taken = leaves_take(graph, held)
+    if taken is not None:
+        return f"a leaf takes what is made of {taken}, which is on the device"
     return None

@@ -15,6 +15,7 @@ __all__ = [
     "TAKEN",
     "called",
     "graph_shared",
+    "graph_uses",
     "identifiers",
     "imported",
     "indented",
@@ -106,7 +107,14 @@ def rounded(value: str, real: str, format: str) -> str:
 
 def graph_shared(graph: Graph) -> set[fx.Node]:
     """The nodes that several others use, or several outputs."""
-    return shared(v for v in graph.outputs.values() if isinstance(v, fx.Node))
+    return {node for node, count in graph_uses(graph).items() if count > 1}
+
+
+def graph_uses(graph: Graph) -> dict[fx.Node, int]:
+    """The nodes that the outputs are made of, and how often each is used."""
+    given = set(graph.tensors.values())
+    roots = (v for v in graph.outputs.values() if isinstance(v, fx.Node))
+    return _uses(roots, lambda node: node not in given)
 
 
 def shared(
@@ -118,6 +126,12 @@ def shared(
         roots: what is computed in the end.
         through: whether a node's operands are computed beside it.
     """
+    return {node for node, count in _uses(roots, through).items() if count > 1}
+
+
+def _uses(
+    roots: Iterable[fx.Node], through: Callable[[fx.Node], bool]
+) -> dict[fx.Node, int]:
     live = list(roots)
     uses: dict[fx.Node, int] = {}
     for node in live:
@@ -132,4 +146,4 @@ def shared(
             if isinstance(operand, fx.Node):
                 uses[operand] = uses.get(operand, 0) + 1
                 live.append(operand)
-    return {node for node, count in uses.items() if count > 1}
+    return uses
