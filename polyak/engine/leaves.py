@@ -20,7 +20,9 @@ def leaf(
 
     Use it for what is neither elementwise nor a sum or mean (a matrix product, a
     sorting). What a rule computes before and after its leaves is fused still.
-    Parameters of one shape go through a leaf together, by :func:`torch.vmap`.
+    Parameters of one shape go through a leaf together, by :func:`torch.vmap`. On a GPU
+    it runs on the current stream: one that waits for the device makes the step wait. In
+    a step that the device leaves out it is given zeros.
 
     Args:
         function: takes tensors of a parameter's shape, numbers, and what else a rule
