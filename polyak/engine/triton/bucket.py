@@ -72,7 +72,7 @@ class TritonBucket(Bucket):
         self.work: Chunks | Units = (
             Chunks(sizes[0], formats, places)
             if kernel.passes.is_single
-            else Units(kernel, sizes, formats, self.device)
+            else Units(kernel, sizes, self.device)
         )
         self.scalars_stay = not (self.number_names or self.schema.injected)
         self._injected: Numbers = (1.0,) * len(self.schema.injected)

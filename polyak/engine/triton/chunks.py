@@ -22,13 +22,13 @@ _PROGRAMS = 1 << 14  # many times what a device runs at once: the last ones are 
 _LEAST, _MOST = 1024, 1 << 16
 
 
-def block_of(formats: Mapping[str, Stored], warps: int = WARPS) -> int:
+def block_of(formats: Mapping[str, Stored]) -> int:
     """Numbers that a program has in hand at a time.
 
     A thread has one access to the narrowest tensor.
     """
     narrowest = min(stored.itemsize for stored in formats.values())
-    return 32 * warps * ACCESS // narrowest
+    return 32 * WARPS * ACCESS // narrowest
 
 
 class Chunks:

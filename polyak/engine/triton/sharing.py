@@ -25,7 +25,9 @@ __all__ = [
     "add_up",
     "added",
     "arrived",
+    "chunk_of",
     "drawn",
+    "matrices_of",
     "released",
     "spot",
     "steps_of",
@@ -74,12 +76,53 @@ def arrived(left, pieces):
 
 
 @triton.jit
-def released(done, index, passes, pieces):
-    """A pass has ended, and its interlude; after the last, none has."""
+def released(done, ended, pieces):
+    """So many passes have ended, with their interludes; 0 after the last."""
     tl.debug_barrier()
     if pieces > 1:
-        ended = tl.where(index + 1 == passes, 0, index + 1)
-        tl.atomic_xchg(done, ended.to(tl.int32), sem="release")
+        tl.atomic_xchg(done, ended, sem="release")
+
+
+# What the table has of a tensor's shape is in `sums.SHAPES`; what it has of a unit, after
+# the tensor and the passes, is which piece of the matrices, rows and columns.
+
+
+@triton.jit
+def chunk_of(shape, unit, tensors):
+    """A chunk: first and last matrix, row and column, and where its parts are."""
+    matrices = tl.load(shape)
+    rows = tl.load(shape + tensors)
+    columns = tl.load(shape + 2 * tensors)
+    matrix_piece = tl.load(unit + 3)
+    row_piece = tl.load(unit + 4)
+    column_piece = tl.load(unit + 5)
+    first_matrix = matrix_piece * tl.load(shape + 3 * tensors)
+    first_row = row_piece * tl.load(shape + 4 * tensors)
+    first_column = column_piece * tl.load(shape + 5 * tensors)
+    last_matrix = tl.minimum(first_matrix + tl.load(shape + 3 * tensors), matrices)
+    last_row = tl.minimum(first_row + tl.load(shape + 4 * tensors), rows)
+    last_column = tl.minimum(first_column + tl.load(shape + 5 * tensors), columns)
+    piece = matrix_piece * tl.load(shape + 6 * tensors) + row_piece
+    piece = piece * tl.load(shape + 7 * tensors) + column_piece
+    return (
+        (first_matrix, last_matrix, first_row, last_row, first_column, last_column),
+        column_piece * matrices * rows,
+        row_piece * matrices * columns,
+        piece,
+    )
+
+
+@triton.jit
+def matrices_of(shape, unit, tensors):
+    """The first and the last matrix of a chunk of whole ones, or of the tensor."""
+    matrices = tl.load(shape)
+    first = 0 * matrices
+    last = matrices
+    if (tl.load(shape + 6 * tensors) == 1) & (tl.load(shape + 7 * tensors) == 1):
+        span = tl.load(shape + 3 * tensors)
+        first = tl.load(unit + 3) * span
+        last = tl.minimum(first + span, matrices)
+    return first, last
 
 
 # A tile, as constants: what rows and addresses are multiples of, along what a chunk has

@@ -25,7 +25,8 @@ from .text import called, indented, shared
 
 __all__ = ["SHAPES", "functions_with_sums", "summed"]
 
-# What the table says of the shape of each tensor, before the places in memory.
+# What the table says of the shape of each tensor, before the places in memory; some of
+# it is read by :mod:`.sharing`.
 SHAPES = (
     *("matrices", "rows", "columns"),
     *("matrix_span", "row_span", "column_span"),
@@ -42,6 +43,8 @@ _TILE: Place = {
     Extent.MATRIX: Spot("{} + matrix", "keep_matrix"),
 }
 _SPOTS = "number, row, column, matrix, keep, keep_row, keep_column, keep_matrix"
+# What functions are given: the rest is found with it.
+_GIVEN = ("table", "entry", "shape", "unit", "memory", "tensors")
 _COUNTS = {
     Extent.ROW: ("{} * rows", "rows"),
     Extent.COLUMN: ("{} * columns", "columns"),
@@ -65,7 +68,7 @@ def functions_with_sums(
         body: names and formats.
         passes: what is computed when.
     """
-    write = _Writer(body, passes, [f"{body.names[role]}_at" for role in roles])
+    write = _Writer(body, passes, roles)
     functions: list[list[str]] = []
     calls: list[tuple[list[str], list[str], list[str]]] = []
     for index, this in enumerate(passes.passes):
@@ -78,7 +81,7 @@ def functions_with_sums(
         ]
         functions += [lines for lines, _ in made if lines]
         calls.append(tuple(call for _, call in made))  # type: ignore[arg-type]
-    return [*functions, _kernel(name, roles, write, calls)]
+    return [*functions, _kernel(name, write, calls)]
 
 
 def _apart(
@@ -104,24 +107,28 @@ def _apart(
 
 
 class _Writer:
-    """Writes the functions; each is given what its text names.
+    """Writes the functions. Each begins by finding what its text names.
+
+    What is found once for all would be in registers for as long as a program runs.
 
     Args:
         body: names and formats.
         passes: what is computed when.
-        addresses: names of the tensors' addresses.
+        roles: the tensors that the kernel has.
     """
 
-    def __init__(self, body: Body, passes: Passes, addresses: list[str]) -> None:
+    def __init__(self, body: Body, passes: Passes, roles: Sequence[str]) -> None:
         self.body, self.passes, self.sums = body, passes, summed(passes)
-        self.given = [
-            *addresses,
-            *(f"kept{index}" for index, _ in enumerate(passes.buffers)),
-            *(f"part{index}" for index, _ in enumerate(self.sums)),
-            *body.scalar_names(),
-            *("matrices", "rows", "columns", "row_pieces", "column_pieces", "pieces"),
-            *("of_row", "of_column", "of_all", "from_matrix", "to_matrix", "box"),
-        ]
+        self.meanings = _meanings(body, roles, len(passes.buffers), len(self.sums))
+
+    def found(self, text: str) -> list[str]:
+        """The lines that find what a text names."""
+        lines: list[str] = []
+        for names, meaning in reversed(self.meanings):
+            if re.search(rf"\b({names.replace(', ', '|')})\b", text):
+                lines.insert(0, f"{names} = {meaning}")
+                text += meaning.partition("  #")[0]
+        return lines
 
     def function(
         self, name: str, lines: list[str], constant: str
@@ -129,8 +136,9 @@ class _Writer:
         """A function with these lines, and its call; nothing where there are none."""
         if not lines:
             return [], []
+        lines = [*self.found("\n".join(lines)), *lines]
         text = "\n".join(lines)
-        given = [word for word in self.given if re.search(rf"\b{word}\b", text)]
+        given = [word for word in _GIVEN if re.search(rf"\b{word}\b", text)]
         head = called(f"def {name}", [*given, f"{constant}: tl.constexpr"], ":")
         value = "TILES[kind]" if constant == "TILE" else constant
         return ["@triton.jit", *head, *indented(lines)], called(name, [*given, value])
@@ -322,21 +330,58 @@ def _place(extent: Extent, used: Iterable[fx.Node]) -> Place:
     return place
 
 
+def _meanings(
+    body: Body, roles: Sequence[str], buffers: int, parts: int
+) -> list[tuple[str, str]]:
+    """What the functions may name, and how it is found; in order."""
+    made = [
+        ("box, of_row, of_column, of_all", "chunk_of(shape, unit, tensors)"),
+        ("from_matrix, to_matrix", "matrices_of(shape, unit, tensors)"),
+    ]
+    made += [
+        (word, f"tl.load(shape + {index} * tensors)")
+        for index, word in enumerate(SHAPES)
+    ]
+    made.append(("alone", "(row_pieces == 1) & (column_pieces == 1)"))
+    names = [body.names[role] for role in roles]
+    made += [
+        (f"{name}_is", f"tl.load(entry + {index} * tensors)")
+        for index, name in enumerate(names, 1)
+    ]
+    either = " | ".join(f"{name}_is" for name in names)
+    made += [
+        ("aligned", f"(({either}) & 15) == 0"),
+        ("tile", "tl.where(aligned, aligned_tile, other_tile)"),
+        *(
+            (f"{name}_at", f"{name}_is.to(tl.pointer_type(tl.{body.formats[role]}))")
+            for name, role in zip(names, roles, strict=True)
+        ),
+        ("row_of", f"tl.load(entry + {1 + len(roles)} * tensors)"),
+        (
+            "scalars",
+            f"(table + {2 + len(roles)} * tensors).to(tl.pointer_type(tl.{body.real}))"
+            f" + {len(body.scalars)} * row_of",
+        ),
+    ]
+    for line in body.scalar_loads():
+        name, _, meaning = line.partition(" = ")
+        made.append((name, meaning))
+    places = [f"kept{index}" for index in range(buffers)]
+    places += [f"part{index}" for index in range(parts)]
+    made += [
+        (word, f"memory + tl.load(shape + {index} * tensors)")
+        for index, word in enumerate(places, len(SHAPES))
+    ]
+    return made
+
+
 def _kernel(
     name: str,
-    roles: Sequence[str],
     write: _Writer,
     calls: Sequence[tuple[list[str], list[str], list[str]]],
 ) -> list[str]:
-    """The kernel: which unit, which scalars, which memory; then pass by pass."""
-    body, passes = write.body, write.passes
-    names = [body.names[role] for role in roles]
-    formats = [body.formats[role] for role in roles]
-    scalars = body.scalar_loads()
-    places = [
-        *(f"kept{index}" for index, _ in enumerate(passes.buffers)),
-        *(f"part{index}" for index, _ in enumerate(write.sums)),
-    ]
+    """The kernel: which unit; then pass by pass."""
+    turns = [line for index in range(len(calls)) for line in _turn(calls, index)]
     lines = [
         "if skip is not None:",
         "    if tl.load(skip) != 0:",
@@ -344,44 +389,14 @@ def _kernel(
         "# which passes over which chunk of which tensor",
         "unit = table + units_at + 6 * drawn(counters)",
         "tensor = tl.load(unit)",
+        "begin = tl.load(unit + 1)",
+        "end = tl.load(unit + 2)",
+        "entry = table + tensor",
         "shape = table + shapes_at + tensor",
-        *(
-            f"{word} = tl.load(shape + {index} * tensors)"
-            for index, word in enumerate(SHAPES)
-        ),
-        *_boxes(),
-    ]
-    if scalars:
-        lines += [
-            "# with which scalars",
-            f"row = tl.load(table + {1 + len(roles)} * tensors + tensor)",
-            f"values = (table + {2 + len(roles)} * tensors)"
-            f".to(tl.pointer_type(tl.{body.real}))",
-            f"scalars = values + {len(scalars)} * row",
-            *scalars,
-        ]
-    either = " | ".join(f"{word}_is" for word in names)
-    lines += [
-        "# in which memory",
-        *(
-            f"{word}_is = tl.load(table + {1 + index} * tensors + tensor)"
-            for index, word in enumerate(names)
-        ),
-        *(
-            f"{word}_at = {word}_is.to(tl.pointer_type(tl.{format}))"
-            for word, format in zip(names, formats, strict=True)
-        ),
-        *(
-            f"{word} = memory + tl.load(shape + {len(SHAPES) + index} * tensors)"
-            for index, word in enumerate(places)
-        ),
-        f"aligned = (({either}) & 15) == 0",
-        "tile = tl.where(aligned, aligned_tile, other_tile)",
-        "# a pass when the one before has ended, and what follows it",
         "left = counters + 1 + tensor",
         "done = left + tensors",
-        "for index in range(tl.load(unit + 1), tl.load(unit + 2)):",
-        *indented(_turn(calls)),
+        *write.found("\n".join(turns)),
+        *turns,
     ]
     head = '@triton.jit(do_not_specialize=["tensors", "shapes_at", "units_at"])'
     given = ["table", "skip", "counters", "memory", "tensors", "shapes_at", "units_at"]
@@ -389,58 +404,32 @@ def _kernel(
     return [head, *called(f"def {name}", given, ":"), *indented(lines)]
 
 
-def _boxes() -> list[str]:
-    """The lines that find the chunk's matrices, rows and columns."""
-    lines = [
-        f"{axis}_piece = tl.load(unit + {3 + index})"
-        for index, axis in enumerate(("matrix", "row", "column"))
-    ]
-    for axis, count in (("matrix", "matrices"), ("row", "rows"), ("column", "columns")):
+def _turn(
+    calls: Sequence[tuple[list[str], list[str], list[str]]], index: int
+) -> list[str]:
+    """A pass, when the one before has ended, and what follows it."""
+    numbers, own, rest = calls[index]
+    lines = ["if pieces > 1:", f"    wait(done, {index})"] if index else []
+    if numbers:
         lines += [
-            f"first_{axis} = {axis}_piece * {axis}_span",
-            f"last_{axis} = tl.minimum(first_{axis} + {axis}_span, {count})",
+            "for kind in tl.static_range(len(TILES)):",
+            "    if tile == kind:",
+            *indented(indented(numbers)),
         ]
-    return [
-        *lines,
-        "box = (",
-        "    first_matrix, last_matrix, first_row, last_row, first_column, last_column",
-        ")",
-        "of_row = column_piece * matrices * rows",
-        "of_column = row_piece * matrices * columns",
-        "of_all = (matrix_piece * row_pieces + row_piece) * column_pieces + column_piece",
-        "# whose program computes what belongs to whole matrices",
-        "alone = (row_pieces == 1) & (column_pieces == 1)",
-        "from_matrix = tl.where(alone, first_matrix, 0)",
-        "to_matrix = tl.where(alone, last_matrix, matrices)",
-    ]
-
-
-def _turn(calls: Sequence[tuple[list[str], list[str], list[str]]]) -> list[str]:
-    """What is done for one pass."""
-
-    def each(which: int) -> list[str]:
-        lines = []
-        for index, group in enumerate(calls):
-            if group[which]:
-                lines += [f"if index == {index}:", *indented(group[which])]
-        return lines
-
-    own, rest = each(1), each(2)
-    own = ["if mine:", *indented(own)] if own else []
-    return [
-        "if (pieces > 1) & (index > 0):",
-        "    wait(done, index)",
-        "for kind in tl.static_range(len(TILES)):",
-        "    if tile == kind:",
-        *indented(indented(each(0))),
-        "mine = alone",
-        "if not alone:",
-        "    mine = arrived(left, pieces)",
-        *(["tl.debug_barrier()"] if own else []),
-        *own,
-        "if alone:",
-        "    mine = arrived(left, pieces)",
-        "if mine:",
-        *indented(rest),
-        f"    released(done, index, {len(calls)}, pieces)",
-    ]
+    if own:
+        lines += [
+            "mine = alone",
+            "if not alone:",
+            "    mine = arrived(left, pieces)",
+            "tl.debug_barrier()",
+            "if mine:",
+            *indented(own),
+            "if alone:",
+            "    mine = arrived(left, pieces)",
+            "if mine:",
+        ]
+    else:
+        lines.append("if arrived(left, pieces):")
+    passes = len(calls)
+    lines += indented([*rest, f"released(done, {(index + 1) % passes}, pieces)"])
+    return [f"if (begin <= {index}) & ({index} < end):", *indented(lines)]

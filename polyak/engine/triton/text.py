@@ -32,16 +32,16 @@ _CALLED = {
         *("put_number", "rounded_to_bfloat16", "sine", "tanh"),
     ),
     "sharing": (
-        *("add_up", "added", "arrived", "drawn", "released", "spot", "steps_of"),
-        *("tile_at", "wait"),
+        *("add_up", "added", "arrived", "chunk_of", "drawn", "matrices_of"),
+        *("released", "spot", "steps_of", "tile_at", "wait"),
     ),
 }
 TAKEN = frozenset(
     {"tl", "triton", "float", "range", "len", "update", *sum(_CALLED.values(), ())}
-    | {"BLOCK", "TILE", "TILES", "aligned", "alone", "block", "box", "chunk", "chunks", "chunks_at"}
-    | {"column", "columns", "count", "counters", "done", "entry", "first", "index"}
+    | {"BLOCK", "TILE", "TILES", "aligned", "alone", "block", "begin", "box", "chunk", "chunks", "chunks_at"}
+    | {"column", "columns", "count", "counters", "done", "end", "entry", "first", "index"}
     | {"keep", "kind", "last", "left", "matrices", "matrix", "memory", "mine", "number"}
-    | {"pieces", "place", "row", "rows", "scalars", "shape", "shapes", "shapes_at", "skip"}
+    | {"pieces", "place", "row", "rows", "row_of", "scalars", "shape", "shapes", "shapes_at", "skip"}
     | {"start", "steps", "table", "tensor", "tensors", "tile", "unit", "units", "values"}
     | {"units_at", "whole", "keep_row", "keep_column", "keep_matrix"}
     | {f"{axis}_{what}" for axis in ("matrix", "row", "column")

@@ -21,18 +21,27 @@ from torch import Tensor, fx
 
 from ...extent import Extent
 from ..passes import extent_of
-from .chunks import block_of
-from .source import Stored, TritonKernel
+from .chunks import ACCESS
+from .source import TritonKernel
 from .sums import SHAPES, summed
 from .table import DeviceTable
 from .tiles import tiling
 
-__all__ = ["WARPS", "Units"]
+__all__ = ["WARPS", "Units", "block_of"]
 
 Words = npt.NDArray[np.int64]
 
 WARPS = 8  # one program does an interlude
 LAG = 1 << 22  # numbers between two passes over one tensor, at least, where there are
+
+
+def block_of(real: np.dtype[Any]) -> int:
+    """Numbers that a program has in hand at a time.
+
+    A thread has one access to what is computed in; with two, of half precision, sums of
+    rows and columns would not fit its registers.
+    """
+    return 32 * WARPS * ACCESS // real.itemsize
 
 
 class Units:
@@ -41,7 +50,6 @@ class Units:
     Args:
         kernel: what they run.
         sizes: numbers, rows and columns of each tensor.
-        formats: the storage of each role.
         device: where the memory is to be.
 
     Attributes:
@@ -51,13 +59,9 @@ class Units:
     """
 
     def __init__(
-        self,
-        kernel: TritonKernel,
-        sizes: Words,
-        formats: Mapping[str, Stored],
-        device: torch.device,
+        self, kernel: TritonKernel, sizes: Words, device: torch.device
     ) -> None:
-        self._block, passes = block_of(formats, WARPS), kernel.passes
+        self._block, passes = block_of(kernel.real), kernel.passes
         lengths, rows, columns = sizes
         matrices = lengths // np.maximum(1, rows * columns)
         cuts = [
