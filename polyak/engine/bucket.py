@@ -27,7 +27,7 @@ from .table import CHUNK, Table
 from .walk import walk
 from .workspace import lay_out
 
-__all__ = ["Bucket"]
+__all__ = ["Bucket", "sizes_of"]
 
 ROWS = 16  # at least so many in a chunk that sums up columns
 
@@ -150,7 +150,7 @@ class Bucket:
         slots = zip(small, written[1:], strict=True)
         forms = [params, *(slot if is_small else params for is_small, slot in slots)]
         shapes, shape_at = _shapes([*forms, params])
-        sizes = _sizes(params, self.kernel.passes.has_rows)
+        sizes = sizes_of(params, self.kernel.passes.has_rows)
         chunks = _chunks(sizes, self.kernel.passes)
         self._arguments = self.reading.graph.arguments()
         arguments = len(self._arguments)
@@ -174,7 +174,7 @@ class Bucket:
         table.array("next_unit", np.zeros(1, np.int64))
         units = chunks.shape[1]
         if not self.kernel.passes.is_single:
-            units = lay_out(table, self.kernel, sizes, chunks)
+            units = self._lay_out(table, sizes, chunks)
         self._gradient_bytes = int(spans[-1].sum())
         self._traffic = 2 * int(spans.sum()) - self._gradient_bytes
         # ctypes writes a number in a tenth of numpy's time, and makes infinite what
@@ -198,6 +198,12 @@ class Bucket:
             **torch_abi.functions(),
         )
         return table
+
+    def _lay_out(
+        self, table: Table, sizes: npt.NDArray[Any], chunks: npt.NDArray[Any]
+    ) -> int:
+        """Write down the units of a kernel of several passes; how many there are."""
+        return lay_out(table, self.kernel, sizes, chunks)
 
     # One step
 
@@ -314,7 +320,7 @@ def _shapes(
     return np.array(records, np.int64), np.array(rows, np.int64)
 
 
-def _sizes(params: Sequence[Tensor], has_rows: bool) -> npt.NDArray[Any]:
+def sizes_of(params: Sequence[Tensor], has_rows: bool) -> npt.NDArray[Any]:
     """Real numbers of each tensor; of a matrix, its rows and its columns."""
     sizes = np.ones((3, len(params)), np.int64)
     for index, param in enumerate(params):

@@ -184,9 +184,6 @@ def _judge(
     graph = reading.graph
     if reading.objection is not None:
         return reading.objection
-    fits = reading.is_elementwise or graph.leaves
-    if engine_of(member.param.device) == "triton" and not fits:
-        return "the rule has sums, for which there are no kernels on GPUs"
     slots = list(zip(member.slots(), member.extents(), strict=True))
     tensors = Tensors(member.param, member.gradient(), slots, member.numbers())
     if graph.has_rows and member.param.dim() < 2:

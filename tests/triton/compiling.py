@@ -18,10 +18,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import polyak
-from polyak.engine.triton.bucket import WARPS, block_of
+from polyak import Slot
+from polyak.engine.triton import chunks, units
 from polyak.engine.triton.devices import KERNELS
 from polyak.engine.triton.modules import function
 from polyak.engine.triton.source import FORMATS
+from polyak.engine.triton.tiles import tiling
 
 RULES = {
     "SGD": dict(lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -36,9 +38,13 @@ RULES = {
     "NAdam": {},
     "RAdam": {},
 }
-TABLE = {"table": "*i64", "skip": "constexpr"}
-CHUNKS = {"tensors": "i32", "chunks_at": "i32", "chunk": "i32", "BLOCK": "constexpr"}
-SCALARS = TABLE | {"tensors": "i32", "inputs_at": "i32", "BLOCK": "constexpr"}
+TABLE = {"table": "*i64", "skip": "constexpr", "tensors": "i32", "BLOCK": "constexpr"}
+RULE = TABLE | {"chunks_at": "i32", "chunk": "i32"}
+SCALARS = TABLE | {"inputs_at": "i32"}
+SUMS = TABLE | {"counters": "*i32", "memory": "*fp32", "shapes_at": "i32"}
+SUMS |= {"units_at": "i32", "TILES": "constexpr"}
+# Matrices, rows and columns of tensors that have tiles of their own.
+MATRIX, FILTERS, TALL = (1, 4096, 4096), (9999, 3, 3), (1, 1 << 20, 3)
 
 
 class Mathematics(polyak.Optimizer):
@@ -56,6 +62,25 @@ class Mathematics(polyak.Optimizer):
         return param - lr * torch.copysign(grown, grad) / slot.sqrt(), slot
 
 
+class Passes(polyak.Optimizer):
+    """Sums of all extents, and many passes."""
+
+    slots = {"rows": Slot(per="row"), "columns": Slot(per="column")}
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, dict(lr=lr))
+
+    @staticmethod
+    def rule(param, grad, rows, columns, *, step, lr):
+        grad = grad - grad.mean(-1, keepdim=True)
+        grad = grad / (grad.norm(dim=-2, keepdim=True) + 1)
+        rows = rows + (grad * param).mean(-1, keepdim=True) / step
+        columns = columns + rows.sum(-2, keepdim=True) * grad.sum(-2, keepdim=True)
+        grad = grad * rows / (1 + (columns * grad).square().mean().sqrt())
+        size = (grad * grad).mean((-2, -1), keepdim=True) + columns.mean()
+        return param - lr * grad / size, rows, columns
+
+
 def kernels(dtype):
     """Each optimizer's kernel, and the program of scalars where it can have one."""
     made = {name: (getattr(polyak, name), more) for name, more in RULES.items()}
@@ -68,10 +93,13 @@ def kernels(dtype):
             optimizer = kind(params, **more, capturable=True)
             yield f"{name}.capturable", explained(optimizer)
             yield f"{name}.scalars", program(optimizer)
-    muon = polyak.Muon([torch.zeros(8, 8, dtype=dtype, requires_grad=True)])
-    (kernel,) = polyak.explain(muon).kernels
+    params = [torch.zeros(8, 8, dtype=dtype, requires_grad=True)]
+    (kernel,) = polyak.explain(polyak.Muon(params)).kernels
     for region in (*kernel.before, kernel):
         yield region.name, made_of(region, dtype)
+    yield "Adafactor", with_sums(polyak.Adafactor(params), MATRIX)
+    yield "Adafactor.filters", with_sums(polyak.Adafactor(params), FILTERS, TALL)
+    yield "Passes", with_sums(Passes(params), MATRIX)
 
 
 def explained(optimizer):
@@ -81,28 +109,39 @@ def explained(optimizer):
 
 
 def made_of(kernel, dtype):
+    """A kernel with one pass."""
     real = {"float32": "*fp32", "float64": "*fp64"}[kernel.real.name]
-    signature = TABLE | dict.fromkeys(kernel.rooms, real) | CHUNKS
-    block = block_of({"param": FORMATS[dtype]})
-    return function(kernel.source, kernel.name), signature, block, WARPS
+    signature = RULE | dict.fromkeys(kernel.rooms, real)
+    constants = {"BLOCK": chunks.block_of({"param": FORMATS[dtype]})}
+    return function(kernel.source, kernel.name), signature, constants, chunks.WARPS
+
+
+def with_sums(optimizer, *shapes):
+    """A kernel with sums, for tensors of so many matrices, rows and columns."""
+    (kernel,) = polyak.explain(optimizer).kernels
+    block = units.block_of(kernel.real)
+    made = [tiling(block, *shape, has_rows=True).tile for shape in shapes]
+    tiles = tuple(sorted({*made, *(tile._replace(align=1) for tile in made)}))
+    constants = {"BLOCK": block, "TILES": tiles}
+    return function(kernel.source, kernel.name), SUMS, constants, units.WARPS
 
 
 def program(optimizer):
     plan = optimizer._make_plan()
     (bucket,) = plan.buckets
-    return function(bucket.program.source, "scalars"), SCALARS, 128, 4
+    return function(bucket.program.source, "scalars"), SCALARS, {"BLOCK": 128}, 4
 
 
-def compiled(kernel, signature, block, warps, target):
+def compiled(kernel, signature, constants, warps, target):
     """The machine code of a kernel."""
     source = ASTSource(
         kernel,
-        signature=signature,
-        constexprs={"skip": None, "BLOCK": block},
+        signature={name: signature[name] for name in kernel.arg_names},
+        constexprs={"skip": None, **constants},
         attrs={
             (index,): [["tt.divisibility", 16]]
-            for index, kind in enumerate(signature.values())
-            if kind.startswith("*")
+            for index, name in enumerate(kernel.arg_names)
+            if name == "table" or (name not in SUMS and signature[name][0] == "*")
         },
     )
     options = {"num_warps": warps, "enable_fp_fusion": True}

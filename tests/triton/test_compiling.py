@@ -35,7 +35,13 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     found = {name: tuple(map(int, rest)) for name, *rest in lines}
     assert {"AdamW", "RAdam.scalars", "ASGD.capturable", "Mathematics"} <= found.keys()
     assert {"muon_region0", "muon_region1"} <= found.keys()
+    assert {"Adafactor", "Adafactor.filters", "Passes"} <= found.keys()
     for name, (registers, stack, access) in found.items():
-        assert registers <= 128, name
+        has_sums = name.startswith(("Adafactor", "Passes"))
+        assert registers <= (255 if has_sums else 128), name
         assert stack == 0 or name.startswith("Mathematics"), name  # libdevice has some
-        assert access == 16 or name.endswith(".scalars"), name
+        if has_sums:  # numbers of half precision are taken four at a time, too
+            due = {"float32": 16, "bfloat16": 8}[dtype]
+            assert access >= due or name == "Adafactor.filters", name
+        else:
+            assert access == 16 or name.endswith(".scalars"), name

@@ -200,9 +200,7 @@ def test_chunks_are_those_of_a_wave(monkeypatch):
     give_gradients(params_of(optimizer), 0)
     optimizer.step()
     (bucket,) = optimizer._plan.buckets
-    words = bucket.words
-    assert words.record == 3
-    records = words.words[words.chunks_at : words.inputs_at].reshape(-1, 3)
+    records = bucket.work.words
     assert [wave.sizes for wave in bucket._around.waves] == [[2400], [2400], [1200]]
     assert records[:, 2].tolist() == [0, 1024, 1200, 2224] * 2 + [0, 1024]
 

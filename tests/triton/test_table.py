@@ -6,7 +6,8 @@ import torch
 
 import polyak
 from polyak.engine.triton import bucket as buckets
-from polyak.engine.triton.table import DeviceTable, chunk_length, chunk_map
+from polyak.engine.triton.chunks import chunk_length, chunk_map
+from polyak.engine.triton.table import DeviceTable
 
 from .support import give_gradients, made
 
@@ -16,7 +17,8 @@ CPU = torch.device("cpu")
 def table(lengths=(5, 3000), rows=16, inputs=2):
     """A table of two roles, beside the gradients."""
     lengths = np.array(lengths)
-    return DeviceTable(lengths, np.arange(4).reshape(2, 2) + 100, rows, inputs, CPU)
+    addresses = np.arange(4).reshape(2, 2) + 100
+    return DeviceTable(lengths, addresses, rows, chunk_map(lengths, 1024), inputs, CPU)
 
 
 def test_chunks_of_more_than_32_bits():
@@ -47,7 +49,7 @@ def test_what_it_holds():
     words = made.words
     assert words[:10].tolist() == [5, 3000, 100, 101, 102, 103, 7, 8, 1, 0]
     assert words[10:12].view(torch.float32).tolist() == [0.5, 1.5, 2.5, 3.5]
-    chunks = words[made.chunks_at : made.inputs_at].reshape(-1, 2)
+    chunks = words[made.work_at : made.inputs_at].reshape(-1, 2)
     assert chunks.tolist() == [[0, 0], [1, 0], [1, 1024], [1, 2048]]
     assert words[made.inputs_at :].tolist() == [3, 4]
 

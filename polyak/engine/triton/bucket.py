@@ -17,33 +17,24 @@ import torch
 from torch import Tensor
 
 from ..around import Wave, waves
-from ..bucket import Bucket
+from ..bucket import Bucket, sizes_of
 from ..reading import Reading
 from ..survey import Member, Numbers
+from ..table import Table
 from ..walk import walk
+from .chunks import Chunks
 from .devices import capturing, current
 from .modules import function
 from .source import Stored, TritonKernel
 from .table import DeviceTable
+from .units import Units
 
-__all__ = ["WARPS", "TritonBucket", "block_of"]
+__all__ = ["TritonBucket"]
 
 # Bytes of the parameters that go through their leaves together. Their launches keep the
 # device busy for longer than the host takes to make the next ones: more at a time would
 # take more memory and gain nothing.
 TOGETHER = 2**26
-
-WARPS = 4
-_THREADS, _ACCESS = 32 * WARPS, 16  # bytes, the widest that there is
-
-
-def block_of(formats: Mapping[str, Stored]) -> int:
-    """Numbers that a program has in hand at a time.
-
-    A thread has one access to the narrowest tensor.
-    """
-    narrowest = min(stored.itemsize for stored in formats.values())
-    return _THREADS * _ACCESS // narrowest
 
 
 class TritonBucket(Bucket):
@@ -74,20 +65,28 @@ class TritonBucket(Bucket):
         super().__init__(reading, kernel, formats, members)  # type: ignore[arg-type]
         self.skip: Tensor | None = None
         self.captured: list[Tensor] = []
-        self._block = block_of(formats)
+        params = [member.param for member in self.members]
+        sizes = sizes_of(params, kernel.passes.has_rows)
+        around = self._around
+        places = None if around is None else _places(sizes[0], around.waves)
+        self.work: Chunks | Units = (
+            Chunks(sizes[0], formats, places)
+            if kernel.passes.is_single
+            else Units(kernel, sizes, self.device)
+        )
         self.scalars_stay = not (self.number_names or self.schema.injected)
         self._injected: Numbers = (1.0,) * len(self.schema.injected)
         self._baked: list[Numbers] = []  # what leaves took in a captured step
-        arrays, lengths = self.table.arrays, _lengths(self.members)
-        around = self._around
+        arrays = self.table.arrays
         self.words = DeviceTable(
-            lengths,
+            sizes[0],
             arrays["pointers"][:-1],
             self._rows_of_scalars() * arrays["values"][0].nbytes,
+            self.work.words,
             self._input_words(),
             self.device,
-            None if around is None else _places(lengths, around.waves),
         )
+        self.words.beside += self.work.beside
 
     def _entry(self) -> int:
         return 0  # native code runs no kernel
@@ -96,6 +95,9 @@ class TritonBucket(Bucket):
         """Which parameters go through the leaves together: as many as serves."""
         itemsize = self.members[0].param.element_size()
         return waves(self._stacks(TOGETHER), TOGETHER // itemsize)
+
+    def _lay_out(self, table: Table, sizes: Any, chunks: Any) -> int:
+        return 0  # what the programs share is on the device
 
     def _rows_of_scalars(self) -> int:
         return len(self.table.arrays["values"])
@@ -159,7 +161,9 @@ class TritonBucket(Bucket):
 
     def _start(self) -> None:
         if self._around is None:
-            self._launch(self.kernel, (), 0, self.words.chunks)
+            if self.work.programs:
+                kernel = function(self.kernel.source, self.kernel.name)
+                self.work.launch(kernel, self.words, self.skip)
         else:
             skips = self.skip is not None
             self._around.run(self._scalars(), self._run_region, blank=skips)
@@ -168,28 +172,15 @@ class TritonBucket(Bucket):
         self, region: int, wave: Wave, memory: Mapping[str, Tensor]
     ) -> None:
         """Launch the kernel of a region on a wave."""
+        assert isinstance(self.work, Chunks), "a region makes one pass"
         kernel = (*self.kernel.before, self.kernel)[region]
-        rooms = [memory[room] for room in kernel.rooms]
-        chunk_at = self.words.chunk_at
-        self._launch(kernel, rooms, chunk_at[wave.first], chunk_at[wave.last])
-
-    def _launch(
-        self, kernel: TritonKernel, rooms: Sequence[Tensor], first: int, last: int
-    ) -> None:
-        """Launch a kernel on chunks, from the first to before the last."""
-        words = self.words
-        if last > first:
-            function(kernel.source, kernel.name)[(last - first,)](
-                words.words,
-                self.skip,
-                *rooms,
-                words.tensors,
-                words.chunks_at + words.record * first,
-                words.chunk,
-                BLOCK=self._block,
-                num_warps=WARPS,
-                enable_fp_fusion=True,
-            )
+        self.work.launch(
+            function(kernel.source, kernel.name),
+            self.words,
+            self.skip,
+            rooms=[memory[room] for room in kernel.rooms],
+            columns=(wave.first, wave.last),
+        )
 
     def refresh(self, hyperparameters: Sequence[Numbers]) -> bool:
         """Send changed hyperparameters to the device, for graphs that are replayed.
@@ -218,12 +209,6 @@ class TritonBucket(Bucket):
                 "CUDA graph repeats the leaf with the old one. Do a step outside of "
                 "the graph, and capture it again."
             )
-
-
-def _lengths(members: Sequence[Member]) -> npt.NDArray[np.int64]:
-    """The real numbers of each parameter."""
-    params = [member.param for member in members]
-    return np.array([p.numel() * (1 + p.is_complex()) for p in params], np.int64)
 
 
 def _places(lengths: npt.NDArray[np.int64], waves: Sequence[Wave]) -> npt.NDArray[Any]:

@@ -17,16 +17,8 @@ from torch import fx
 
 from ..graph import Graph
 from .operators import ON_NUMBERS, Expressions
-from .source import (
-    HEAD,
-    TAKEN,
-    Program,
-    TritonKernel,
-    graph_shared,
-    identifiers,
-    imported,
-    indented,
-)
+from .source import Program, TritonKernel
+from .text import HEAD, TAKEN, graph_shared, identifiers, imported, indented
 
 __all__ = ["branches_hold", "branches_on", "leaves_take", "program_of", "values_of"]
 

@@ -2,9 +2,9 @@
 
 One vector of 64-bit words. Of each tensor, in columns: its length, the addresses of the
 parameter, the slots and the gradient, and its row of scalars; then the rows of scalars
-themselves; then the map of chunks, (tensor, first number) each, and where a rule has
-leaves also the chunk's place in their memory. Lengths, addresses of what is updated and
-chunks stay as they are; the rest, which lies between them, changes from step to step.
+themselves; then what the programs do, such as the map of chunks. Lengths, addresses of
+what is updated and the programs' work stay as they are; the rest, which lies between
+them, changes from step to step.
 
 What changed is copied from page-locked memory on the current stream, and nobody waits.
 Each copy has a block of its own, which torch does not give away again before the copy
@@ -24,8 +24,6 @@ __all__ = ["DeviceTable"]
 
 Words = npt.NDArray[np.int64]
 
-_PROGRAMS = 1 << 14  # many times what a device runs at once: the last ones are few
-_LEAST, _MOST = 1024, 1 << 16
 _NEAR = 8192  # words
 
 
@@ -36,20 +34,16 @@ class DeviceTable:
         lengths: real numbers of each tensor.
         addresses: by role and tensor, without the gradients.
         rows: bytes of the rows of scalars, all together.
-        inputs: words that follow the chunks, for the program of scalars.
+        work: what the programs do, in words.
+        inputs: words that follow it, for the program of scalars.
         device: where.
-        places: where a rule has leaves: which number of their memory is the first one
-            of each tensor.
 
     Attributes:
         words: the vector on the device.
         tensors: how many.
-        chunk: numbers of a chunk.
-        chunks: how many.
-        chunks_at: where their map begins.
-        record: words of a chunk in it.
-        chunk_at: the first chunk of each tensor, and the count of all.
-        inputs_at: where the words of the program begin.
+        work_at: where the words begin that say what the programs do.
+        inputs_at: where the words of the program of scalars begin.
+        beside: other memory on the device that launches use.
     """
 
     def __init__(
@@ -57,30 +51,22 @@ class DeviceTable:
         lengths: Words,
         addresses: Words,
         rows: int,
+        work: Words,
         inputs: int,
         device: torch.device,
-        places: Words | None = None,
     ) -> None:
         self.tensors, self.device = len(lengths), device
-        total = lengths.sum() if places is None else (places + lengths).max(initial=0)
-        self.chunk = chunk_length(int(total))
-        chunks = chunk_map(lengths, self.chunk)
-        if places is not None:
-            place = places[chunks[:, 0]] + chunks[:, 1]
-            chunks = np.column_stack([chunks, place])
-        self.chunks, self.record = chunks.shape
-        ends = np.arange(self.tensors + 1)
-        self.chunk_at: list[int] = np.searchsorted(chunks[:, 0], ends).tolist()
         self._gradients_at = (1 + len(addresses)) * self.tensors
         self._rows_at = self._gradients_at + self.tensors
         self._values_at = self._rows_at + self.tensors
-        self.chunks_at = self._values_at + -(-rows // 8)
-        self.inputs_at = self.chunks_at + chunks.size
+        self.work_at = self._values_at + -(-rows // 8)
+        self.inputs_at = self.work_at + work.size
         self._host = np.zeros(self.inputs_at + inputs, np.int64)
         self._host[: self.tensors] = lengths
         self._host[self.tensors : self._gradients_at] = addresses.ravel()
-        self._host[self.chunks_at : self.inputs_at] = chunks.ravel()
+        self._host[self.work_at : self.inputs_at] = work.ravel()
         self.words = torch.empty(len(self._host), dtype=torch.int64, device=device)
+        self.beside: list[Tensor] = []
         self._stale: list[slice] = [slice(0, len(self._host))]
         self._streams = {_stream(device)}
         self._spare: Tensor | None = None
@@ -126,7 +112,8 @@ class DeviceTable:
         self._stale.clear()
         stream = _stream(self.device)
         if stream not in self._streams and stream is not None:
-            self.words.record_stream(stream)
+            for memory in (self.words, *self.beside):
+                memory.record_stream(stream)
             self._streams.add(stream)
 
     def capture(self) -> Tensor:
@@ -158,22 +145,6 @@ class DeviceTable:
     def _copy(self, part: slice) -> None:
         source = _page_locked(self._host[part], self.device)
         self.words[part].copy_(source, non_blocking=True)
-
-
-def chunk_length(numbers: int) -> int:
-    """Numbers of a chunk: large where there are many, but enough of chunks."""
-    length = _LEAST
-    while length < _MOST and numbers > 2 * length * _PROGRAMS:
-        length *= 2
-    return length
-
-
-def chunk_map(lengths: Words, chunk: int) -> Words:
-    """Records of (tensor, first number), in order."""
-    counts = -(-lengths // chunk)
-    tensors = np.repeat(np.arange(len(lengths)), counts)
-    firsts = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([tensors, firsts * chunk], axis=1).astype(np.int64)
 
 
 def _joined(parts: Sequence[slice]) -> list[slice]:
