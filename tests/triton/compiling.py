@@ -94,7 +94,6 @@ def kernels(dtype):
             yield f"{name}.capturable", explained(optimizer)
             yield f"{name}.scalars", program(optimizer)
 
-
     params = [torch.zeros(8, 8, dtype=dtype, requires_grad=True)]
     yield "Adafactor", with_sums(polyak.Adafactor(params), MATRIX)
     yield "Adafactor.filters", with_sums(polyak.Adafactor(params), FILTERS, TALL)

@@ -2,8 +2,8 @@
 
 Each pass is a function over the tiles of a chunk; see :mod:`..passes`. A tile has
 matrices, rows and columns. A chunk is a strip of tiles along one of these, so that what
-is summed up along the strip stays in registers, and the rest is known tile by tile; each
-chunk writes its part of a sum.
+is summed up along the strip stays in registers, and the rest is known tile by tile;
+each chunk writes its part of a sum.
 
 The interlude has two functions. ``own`` is for values of rows, columns and matrices: if
 a chunk has whole matrices, its own program does theirs. ``all`` begins with the first
@@ -98,11 +98,12 @@ def _apart(
     for group in after:
         used = {x for node in group for x in node.all_input_nodes}
         made = {passes.buffer(node) for node in group if node in passes.kept}
-        is_late = bool(extent_of(group[0]) is Extent.WHOLE or used & late or made & busy)
-        (rest if is_late else own).append(group)
-        if is_late:
+        if extent_of(group[0]) is Extent.WHOLE or used & late or made & busy:
+            rest.append(group)
             late.update(group)
             busy |= made | {passes.buffer(x) for x in used if x in passes.kept}
+        else:
+            own.append(group)
     return own, rest
 
 
@@ -184,7 +185,7 @@ class _Writer:
             return []
         loop = [
             f"{_SPOTS} = (",
-            "    tile_at(step, rows, columns, box, TILE)",
+            "    tile_at(turn, rows, columns, box, TILE)",
             ")",
             *values.loads,
             *values.write.lines,
@@ -192,7 +193,7 @@ class _Writer:
             *stores,
         ]
         head = [*values.once, *begin, "steps = steps_of(box, TILE)"]
-        return [*head, "for step in range(0, steps):", *indented(loop), *end]
+        return [*head, "for turn in range(0, steps):", *indented(loop), *end]
 
     def _sum(self, node: fx.Node, term: str) -> list[str]:
         """Lines that begin a sum, add to it, and store a chunk's part of it."""
@@ -212,7 +213,7 @@ class _Writer:
         return [
             zero,
             f"{total} = added({total}, {term}, keep, TILE[1] == {along})",
-            f"if TILE[1] != {along} or step == steps - 1:",
+            f"if TILE[1] != {along} or turn == steps - 1:",
             f"    {store}",
         ]
 
