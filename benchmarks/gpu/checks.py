@@ -36,6 +36,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 CAPTURABLE = [name for name in OPTIMIZERS if name not in ("SGD", "Adagrad")]
 SIZES = [0, 1, 3, 1023, 1024, 4097]
+# Matrices large and small, filters, rows of numbers that are no multiples of anything.
+SHAPES = [(300, 520), (33, 7), (64, 64, 3, 3), (1, 70_001), (20_011, 3), (65,), (3, 4)]
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,83 @@ def _dtypes(device: Device) -> str:
             in_kernels(fused)
             same(fused, eager, rtol)
     return f"{len(OPTIMIZERS)} optimizers, {len(dtypes)} dtypes, 3 steps"
+
+
+def _shaped(device: Device, dtype: torch.dtype) -> list[Tensor]:
+    """Parameters of all shapes: many chunks, and one, in one launch."""
+    shapes = SHAPES if not device.dry else [(9, 140), (3, 4), (5,)]
+    return tensors(shapes, dtype, device)
+
+
+@check
+def _sums(device: Device) -> str:
+    """Adafactor, whose rule has sums, steps as torch's and as its own rule does."""
+    arguments = dict(lr=0.1, weight_decay=0.01, d=1.5)
+    limits = {torch.float32: 5e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
+    for dtype, rtol in limits.items():
+        fused, eager = (
+            trained(
+                polyak.Adafactor(_shaped(device, dtype), foreach=foreach, **arguments)
+            )
+            for foreach in (None, False)
+        )
+        in_kernels(fused)
+        same(fused, eager, rtol)
+    theirs = torch.optim.Adafactor(
+        _shaped(device, torch.float32), foreach=False, **arguments
+    )
+    ours = polyak.Adafactor(_shaped(device, torch.float32), **arguments)
+    same(trained(ours), trained(theirs), 1e-4)
+    return f"{len(limits)} dtypes and torch's, 5 steps"
+
+
+@check
+def _sums_twice(device: Device) -> str:
+    """Sums give the same bits, however often."""
+    runs = []
+    for _ in range(device.scale(10, 2)):
+        params = _shaped(device, torch.float32)
+        optimizer = polyak.Adafactor(params, lr=0.1)
+        trained(optimizer, steps=device.scale(20, 2))
+        in_kernels(optimizer)
+        runs.append(values(optimizer))
+    for other in runs[1:]:
+        assert all(map(torch.equal, runs[0], other))
+    return f"{len(runs)} runs of Adafactor"
+
+
+@check
+def _sums_in_graphs(device: Device) -> str:
+    """CUDA graphs: the counters of a kernel with sums are ready for each replay."""
+
+    def rule(param, grad, momentum, *, lr):  # type: ignore[no-untyped-def]
+        momentum = momentum + grad / (1 + grad.norm())
+        return param - lr * momentum, momentum
+
+    body = {"rule": staticmethod(rule), "__init__": _plain_init}
+    kind: Any = type("Normalised", (polyak.Optimizer,), body)
+    runs = []
+    for captured in (True, False):
+        params = _shaped(device, torch.float32)
+        fresh_gradients(params, 0)
+        optimizer = kind(params, 0.1, foreach=None if captured else False)
+        with device.side_stream():
+            for _ in range(3):
+                optimizer.step()
+        replay = device.captured(optimizer.step) if captured else optimizer.step
+        for number in range(5):
+            for param in params:
+                assert param.grad is not None
+                param.grad.mul_(0.5).add_(0.1 * number)
+            replay()
+        runs.append(optimizer)
+    device.synchronize()
+    same(*runs, rtol=1e-4)
+    return "3 steps before, 5 replays"
+
+
+def _plain_init(self: Any, params: Any, lr: float, foreach: bool | None = None) -> None:
+    polyak.Optimizer.__init__(self, params, dict(lr=lr, foreach=foreach))
 
 
 @check
@@ -402,7 +481,11 @@ def _launches(device: Device) -> str:
         kernels, copies = device.launches(optimizer.step)
         assert kernels <= most, f"{kernels} kernels"
         seen.append(f"{kernels} kernels and {copies} copies")
-    return f"{seen[0]}; capturable: {seen[1]}"
+    sums = polyak.Adafactor([p for p in _shaped(device, torch.float32) if p.dim() > 1])
+    trained(sums, steps=3)
+    kernels, _ = device.launches(sums.step)
+    assert kernels <= 1, f"{kernels} kernels of Adafactor"
+    return f"{seen[0]}; capturable: {seen[1]}; Adafactor: {kernels} kernels"
 
 
 @check

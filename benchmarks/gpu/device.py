@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -198,15 +198,18 @@ def _nothing() -> None:
 
 
 def tensors(
-    sizes: list[int], dtype: torch.dtype, device: Device, seed: int = 0
+    shapes: Sequence[int | tuple[int, ...]],
+    dtype: torch.dtype,
+    device: Device,
+    seed: int = 0,
 ) -> list[Tensor]:
     """Parameters with gradients."""
     generator = torch.Generator(device.torch).manual_seed(seed)
     made = []
-    for size in sizes:
-        param = torch.randn(size, generator=generator, device=device.torch)
+    for shape in shapes:
+        param = torch.randn(shape, generator=generator, device=device.torch)
         param = param.to(dtype).requires_grad_()
-        grad = torch.randn(size, generator=generator, device=device.torch)
+        grad = torch.randn(shape, generator=generator, device=device.torch)
         param.grad = grad.to(dtype)
         made.append(param)
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,35 +20,40 @@ from .device import Device, Step, Timing, tensors
 __all__ = ["PLAN", "Case", "Figure", "figures"]
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Case:
     """Parameters to step on.
 
     Args:
         title: what the report calls it.
-        sizes: of the parameters.
+        shapes: of the parameters.
     """
 
     title: str
-    sizes: tuple[int, ...]
+    shapes: tuple[Shape, ...]
 
 
-def _gpt2(layers: int, width: int) -> tuple[int, ...]:
-    """The sizes of GPT-2's parameters (Radford et al., 2019)."""
-    layer = (
-        *(width, width, 3 * width * width, 3 * width, width * width, width),
-        *(width, width, 4 * width * width, 4 * width, 4 * width * width, width),
+def _gpt2(layers: int, width: int) -> tuple[Shape, ...]:
+    """The shapes of GPT-2's parameters (Radford et al., 2019)."""
+    one = (width,)
+    layer: tuple[Shape, ...] = (
+        *(one, one, (width, 3 * width), (3 * width,), (width, width), one),
+        *(one, one, (width, 4 * width), (4 * width,), (4 * width, width), one),
     )
-    return (50257 * width, 1024 * width, *(layer * layers), width, width)
+    return ((50257, width), (1024, width), *(layer * layers), one, one)
 
 
 CASES = {
+    "filters": Case("50 tensors of filters of 3 × 3", ((256, 256, 3, 3),) * 50),
     "gpt2": Case("148 tensors, 124 M (GPT-2)", _gpt2(12, 768)),
     "medium": Case("292 tensors, 355 M (GPT-2 medium)", _gpt2(24, 1024)),
-    "thousand": Case("1000 tensors of 1024", (1024,) * 1000),
-    "myriad": Case("10,000 tensors of 1024", (1024,) * 10_000),
-    "large": Case("one tensor of 100 M", (100_000_000,)),
-    "billion": Case("16 tensors, 1 B", (62_500_000,) * 16),
+    "thousand": Case("1000 tensors of 1024", ((1024,),) * 1000),
+    "myriad": Case("10,000 tensors of 1024", ((1024,),) * 10_000),
+    "large": Case("one tensor of 100 M", ((100_000_000,),)),
+    "billion": Case("16 tensors, 1 B", ((62_500_000,),) * 16),
 }
 
 # What is measured, the most important first: case, dtype, optimizers.
@@ -55,12 +61,14 @@ _UNFUSED = ("RMSprop", "NAdam", "RAdam", "Adadelta", "Adamax", "Rprop", "ASGD")
 PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
     ("gpt2", torch.float32, ("AdamW", "SGD", "Adagrad", "Adam", *_UNFUSED)),
     ("thousand", torch.float32, ("AdamW", "SGD", *_UNFUSED)),
+    ("gpt2", torch.float32, ("Adafactor",)),
+    ("filters", torch.float32, ("Adafactor",)),
     ("large", torch.float32, ("AdamW", "SGD", "RMSprop")),
     ("billion", torch.float32, ("AdamW",)),
     ("billion", torch.bfloat16, ("AdamW",)),
     ("medium", torch.float32, ("AdamW", "NAdam")),
     ("medium", torch.bfloat16, ("AdamW",)),
-    ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop")),
+    ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop", "Adafactor")),
     ("myriad", torch.float32, ("AdamW", "SGD", "NAdam")),
     ("thousand", torch.bfloat16, ("AdamW",)),
 )
@@ -104,28 +112,28 @@ def figures(device: Device, seconds: float) -> Iterator[Figure]:
 
 def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
     case = CASES[key]
-    sizes = list(case.sizes) if not device.dry else [min(s, 70) for s in case.sizes[:5]]
+    shapes = list(case.shapes) if not device.dry else [*map(_toy, case.shapes[:5])]
+    numbers = sum(math.prod(shape) for shape in shapes)
     steps: dict[str, Step] = {}
     failed: dict[str, str] = {}
     before: dict[str, Step] = {}
     held: list[Any] = []
     for side, make in _sides(key, name, device).items():
         try:
-            needed = 5 * sum(sizes) * dtype.itemsize
+            needed = 5 * numbers * dtype.itemsize
             if device.memory() < needed:
                 raise MemoryError("too little memory")
-            step, optimizer = make(tensors(sizes, dtype, device))
+            step, optimizer = make(tensors(shapes, dtype, device))
             for _ in range(3):
                 step()
             device.synchronize()
             steps[side] = step
-            if side != GRAPH and sum(sizes) < 20_000_000:
+            if side != GRAPH and numbers < 20_000_000:
                 before[side] = partial(_renew, optimizer)
             held.append(optimizer)
         except Exception as error:
             failed[side] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-    numbers = sum(sizes)
-    rounds = _rounds(numbers, len(sizes), device)
+    rounds = _rounds(numbers, len(shapes), device)
     times = device.interleaved(steps, rounds=rounds, before=before)
     launches = {side: device.launches(step) for side, step in steps.items()}
     traffic = 0
@@ -139,6 +147,10 @@ def _renew(optimizer: Any) -> None:
     """New gradients, as a backward makes them, where there is memory for two."""
     for param in optimizer.param_groups[0]["params"]:
         param.grad = param.grad.clone()
+
+
+def _toy(shape: Shape) -> Shape:
+    return tuple(min(size, 70 // len(shape)) for size in shape)
 
 
 def _slots(optimizer: Any) -> int:
