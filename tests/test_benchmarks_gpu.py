@@ -51,7 +51,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_every_optimizer_with_a_kernel_is_checked():
-    """Rules with leaves have none on a GPU; those with sums have a check of their own."""
+    """Rules with leaves have none on a GPU; those with sums have their own check."""
     kernels = [name for name in NAMES if (case := find_case(name)) and case.kernel]
     assert set(kernels) - {"Muon"} == {*OPTIMIZERS, "Adafactor"}
 

@@ -24,7 +24,7 @@ from tests.engine.support import probe
 from .support import in_kernels, made, pair, params_of, steps_alike
 
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-# Rules with sums or leaves have no kernels here.
+# Rules with leaves have no kernels here; those with sums have tests of their own.
 every_elementwise = optimizers(lambda case: case.kernel and not case.in_order)
 KERNELS = [
     name

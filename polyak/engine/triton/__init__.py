@@ -4,7 +4,8 @@ It is made of the same graph as the CPU engine's kernel, with another table of o
 (:mod:`.operators`), and stands behind the same interface: a :class:`.bucket.Bucket`.
 
 - :mod:`.source` writes the kernel of a graph, :mod:`.sums` that of one with sums, and
-  :mod:`.program` that of its scalars; they share :mod:`.body` and :mod:`.text`;
+  :mod:`.program` that of its scalars; they share :mod:`.body`,
+  :mod:`.text` and, with sums, :mod:`.frame`;
 - :mod:`.numerics` and :mod:`.sharing` are what kernels call;
 - :mod:`.chunks` and :mod:`.units` say what each program does, :mod:`.tiles` in what
   steps;

@@ -84,7 +84,7 @@ def released(done, ended, pieces):
         tl.atomic_xchg(done, ended, sem="release")
 
 
-# What the table has of a tensor's shape is in `sums.SHAPES`; what it has of a unit,
+# What the table has of a tensor's shape is in `frame.SHAPES`; what it has of a unit,
 # after the tensor and the passes, is which piece of the matrices, rows and columns.
 
 

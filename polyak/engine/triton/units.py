@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from ...extent import Extent
 from ..passes import extent_of
 from .chunks import ACCESS
+from .frame import SHAPES, summed
 from .source import TritonKernel
-from .sums import SHAPES, summed
 from .table import DeviceTable
 from .tiles import tiling
 
