@@ -194,12 +194,12 @@ def add_up(
     if last - first < 32:
         _add_up(
             source, result, first, last, stride, terms, step, divisor,
-            REAL, BLOCK // 4, 4,
+            REAL, BLOCK // 8, 4,
         )  # fmt: skip
     else:
         _add_up(
             source, result, first, last, stride, terms, step, divisor,
-            REAL, 4, BLOCK // 4,
+            REAL, 4, BLOCK // 8,
         )  # fmt: skip
     tl.debug_barrier()
 
