@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 # Its leaves take matrices, of which some share a stack.
 MUON = dict(lr=0.02, weight_decay=0.01)
-SHAPES: list[tuple[int, ...]] = [
+MATRICES: list[tuple[int, ...]] = [
     (0, 4),
     (64, 64),
     (64, 64),
@@ -48,6 +48,8 @@ SHAPES: list[tuple[int, ...]] = [
 ]
 CAPTURABLE = [name for name in OPTIMIZERS if name not in ("SGD", "Adagrad")]
 SIZES: list[Size] = [0, 1, 3, 1023, 1024, 4097]
+# Matrices large and small, filters, rows of numbers that are no multiples of anything.
+SHAPES = [(300, 520), (33, 7), (64, 64, 3, 3), (1, 70_001), (20_011, 3), (65,), (3, 4)]
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,83 @@ def _dtypes(device: Device) -> str:
     return f"{len(OPTIMIZERS)} optimizers, {len(dtypes)} dtypes, 3 steps"
 
 
+def _shaped(device: Device, dtype: torch.dtype) -> list[Tensor]:
+    """Parameters of all shapes: many chunks, and one, in one launch."""
+    shapes = SHAPES if not device.dry else [(9, 140), (3, 4), (5,)]
+    return tensors(shapes, dtype, device)
+
+
+@check
+def _sums(device: Device) -> str:
+    """Adafactor, whose rule has sums, steps as torch's and as its own rule does."""
+    arguments = dict(lr=0.1, weight_decay=0.01, d=1.5)
+    limits = {torch.float32: 5e-5, torch.bfloat16: 3e-2, torch.float64: 1e-11}
+    for dtype, rtol in limits.items():
+        fused, eager = (
+            trained(
+                polyak.Adafactor(_shaped(device, dtype), foreach=foreach, **arguments)
+            )
+            for foreach in (None, False)
+        )
+        in_kernels(fused)
+        same(fused, eager, rtol)
+    theirs = torch.optim.Adafactor(
+        _shaped(device, torch.float32), foreach=False, **arguments
+    )
+    ours = polyak.Adafactor(_shaped(device, torch.float32), **arguments)
+    same(trained(ours), trained(theirs), 1e-4)
+    return f"{len(limits)} dtypes and torch's, 5 steps"
+
+
+@check
+def _sums_twice(device: Device) -> str:
+    """Sums give the same bits, however often."""
+    runs = []
+    for _ in range(device.scale(10, 2)):
+        params = _shaped(device, torch.float32)
+        optimizer = polyak.Adafactor(params, lr=0.1)
+        trained(optimizer, steps=device.scale(20, 2))
+        in_kernels(optimizer)
+        runs.append(values(optimizer))
+    for other in runs[1:]:
+        assert all(map(torch.equal, runs[0], other))
+    return f"{len(runs)} runs of Adafactor"
+
+
+@check
+def _sums_in_graphs(device: Device) -> str:
+    """CUDA graphs: the counters of a kernel with sums are ready for each replay."""
+
+    def rule(param, grad, momentum, *, lr):  # type: ignore[no-untyped-def]
+        momentum = momentum + grad / (1 + grad.norm())
+        return param - lr * momentum, momentum
+
+    body = {"rule": staticmethod(rule), "__init__": _plain_init}
+    kind: Any = type("Normalised", (polyak.Optimizer,), body)
+    runs = []
+    for captured in (True, False):
+        params = _shaped(device, torch.float32)
+        fresh_gradients(params, 0)
+        optimizer = kind(params, 0.1, foreach=None if captured else False)
+        with device.side_stream():
+            for _ in range(3):
+                optimizer.step()
+        replay = device.captured(optimizer.step) if captured else optimizer.step
+        for number in range(5):
+            for param in params:
+                assert param.grad is not None
+                param.grad.mul_(0.5).add_(0.1 * number)
+            replay()
+        runs.append(optimizer)
+    device.synchronize()
+    same(*runs, rtol=1e-4)
+    return "3 steps before, 5 replays"
+
+
+def _plain_init(self: Any, params: Any, lr: float, foreach: bool | None = None) -> None:
+    polyak.Optimizer.__init__(self, params, dict(lr=lr, foreach=foreach))
+
+
 @check
 def _leaves(device: Device) -> str:
     """Muon steps as its own rule called on tensors, and as torch's."""
@@ -182,13 +261,15 @@ def _leaves(device: Device) -> str:
     for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
         fused, eager = (
             trained(
-                called(polyak.Muon(tensors(SHAPES, dtype, device), **MUON), fused=each)
+                called(
+                    polyak.Muon(tensors(MATRICES, dtype, device), **MUON), fused=each
+                )
             )
             for each in (True, False)
         )
         in_kernels(fused)
         same(fused, eager, rtol)
-    flat = [shape for shape in SHAPES if len(shape) == 2 and shape[0]]
+    flat = [shape for shape in MATRICES if len(shape) == 2 and shape[0]]
     same(
         *(
             trained(kind(tensors(flat, torch.float32, device), **MUON))
@@ -196,7 +277,7 @@ def _leaves(device: Device) -> str:
         ),
         rtol=4e-3,
     )
-    return f"{len(SHAPES)} matrices, 5 steps"
+    return f"{len(MATRICES)} matrices, 5 steps"
 
 
 @check
@@ -319,7 +400,7 @@ def _graphs(device: Device) -> str:
         if name != "ASGD":  # its rate is in its state
             _replayed(device, getattr(polyak, name), arguments, live=False)
     _replayed(device, polyak.SGD, dict(momentum=0.9), live=False)
-    _replayed(device, polyak.Muon, {}, live=False, sizes=SHAPES, rtol=1e-2)
+    _replayed(device, polyak.Muon, {}, live=False, sizes=MATRICES, rtol=1e-2)
     return f"{', '.join(CAPTURABLE)}, SGD, Muon"
 
 
@@ -331,7 +412,7 @@ def _graphs_of_tensors(device: Device) -> str:
         if name not in ("ASGD", "Rprop"):
             _replayed(device, getattr(polyak, name), arguments, live=True)
     _replayed(device, polyak.SGD, dict(momentum=0.9), live=True)
-    _replayed(device, polyak.Muon, {}, live=True, sizes=SHAPES, rtol=1e-2)
+    _replayed(device, polyak.Muon, {}, live=True, sizes=MATRICES, rtol=1e-2)
     return "all with a rate, SGD and Muon"
 
 
@@ -430,7 +511,7 @@ def _no_waiting(device: Device) -> str:
         (polyak.Muon, dict(clip_grad_norm=1.0, nonfinite="skip")),
     ]
     for kind, arguments in cases:
-        sizes: Sequence[Size] = SHAPES if kind is polyak.Muon else SIZES
+        sizes: Sequence[Size] = MATRICES if kind is polyak.Muon else SIZES
         params = tensors(sizes, torch.float32, device)
         optimizer = kind(params, **arguments)
         for _ in range(3):
@@ -478,7 +559,11 @@ def _launches(device: Device) -> str:
         kernels, copies = device.launches(optimizer.step)
         assert kernels <= most, f"{kernels} kernels"
         seen.append(f"{kernels} kernels and {copies} copies")
-    return f"{seen[0]}; capturable: {seen[1]}"
+    sums = polyak.Adafactor([p for p in _shaped(device, torch.float32) if p.dim() > 1])
+    trained(sums, steps=3)
+    kernels, _ = device.launches(sums.step)
+    assert kernels <= 1, f"{kernels} kernels of Adafactor"
+    return f"{seen[0]}; capturable: {seen[1]}; Adafactor: {kernels} kernels"
 
 
 @check

@@ -199,15 +199,15 @@ def _nothing() -> None:
 
 
 def tensors(
-    sizes: Sequence[Size], dtype: torch.dtype, device: Device, seed: int = 0
+    shapes: Sequence[Size], dtype: torch.dtype, device: Device, seed: int = 0
 ) -> list[Tensor]:
     """Parameters with gradients: vectors of these lengths, or tensors of shapes."""
     generator = torch.Generator(device.torch).manual_seed(seed)
     made = []
-    for size in sizes:
-        param = torch.randn(size, generator=generator, device=device.torch)
+    for shape in shapes:
+        param = torch.randn(shape, generator=generator, device=device.torch)
         param = param.to(dtype).requires_grad_()
-        grad = torch.randn(size, generator=generator, device=device.torch)
+        grad = torch.randn(shape, generator=generator, device=device.torch)
         param.grad = grad.to(dtype)
         made.append(param)
     return made

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -15,9 +15,12 @@ from torch import Tensor
 
 import polyak
 
-from .device import Device, Size, Step, Timing, tensors
+from .device import Device, Step, Timing, tensors
 
 __all__ = ["PLAN", "Case", "Figure", "figures"]
+
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,42 +29,37 @@ class Case:
 
     Args:
         title: what the report calls it.
-        sizes: of the parameters, vectors or matrices.
+        shapes: of the parameters.
     """
 
     title: str
-    sizes: tuple[Size, ...]
-
-    def small(self) -> list[Size]:
-        """A few of them, at toy size."""
-        return [
-            min(size, 70) if isinstance(size, int) else tuple(min(n, 8) for n in size)
-            for size in self.sizes[:5]
-        ]
+    shapes: tuple[Shape, ...]
 
 
-def _gpt2(layers: int, width: int) -> tuple[int, ...]:
-    """The sizes of GPT-2's parameters (Radford et al., 2019)."""
-    layer = (
-        *(width, width, 3 * width * width, 3 * width, width * width, width),
-        *(width, width, 4 * width * width, 4 * width, 4 * width * width, width),
+def _gpt2(layers: int, width: int) -> tuple[Shape, ...]:
+    """The shapes of GPT-2's parameters (Radford et al., 2019)."""
+    one = (width,)
+    layer: tuple[Shape, ...] = (
+        *(one, one, (width, 3 * width), (3 * width,), (width, width), one),
+        *(one, one, (width, 4 * width), (4 * width,), (4 * width, width), one),
     )
-    return (50257 * width, 1024 * width, *(layer * layers), width, width)
+    return ((50257, width), (1024, width), *(layer * layers), one, one)
 
 
-def _hidden(layers: int, width: int) -> tuple[Size, ...]:
+def _hidden(layers: int, width: int) -> tuple[Shape, ...]:
     """The matrices of GPT-2's layers."""
     attention = ((width, 3 * width), (width, width))
     return (*attention, (width, 4 * width), (4 * width, width)) * layers
 
 
 CASES = {
+    "filters": Case("50 tensors of filters of 3 × 3", ((256, 256, 3, 3),) * 50),
     "gpt2": Case("148 tensors, 124 M (GPT-2)", _gpt2(12, 768)),
     "medium": Case("292 tensors, 355 M (GPT-2 medium)", _gpt2(24, 1024)),
-    "thousand": Case("1000 tensors of 1024", (1024,) * 1000),
-    "myriad": Case("10,000 tensors of 1024", (1024,) * 10_000),
-    "large": Case("one tensor of 100 M", (100_000_000,)),
-    "billion": Case("16 tensors, 1 B", (62_500_000,) * 16),
+    "thousand": Case("1000 tensors of 1024", ((1024,),) * 1000),
+    "myriad": Case("10,000 tensors of 1024", ((1024,),) * 10_000),
+    "large": Case("one tensor of 100 M", ((100_000_000,),)),
+    "billion": Case("16 tensors, 1 B", ((62_500_000,),) * 16),
     "hidden": Case("48 matrices, 85 M (GPT-2's layers)", _hidden(12, 768)),
     "small": Case("400 matrices of 64 x 64", ((64, 64),) * 400),
 }
@@ -71,6 +69,8 @@ _UNFUSED = ("RMSprop", "NAdam", "RAdam", "Adadelta", "Adamax", "Rprop", "ASGD")
 PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
     ("gpt2", torch.float32, ("AdamW", "SGD", "Adagrad", "Adam", *_UNFUSED)),
     ("thousand", torch.float32, ("AdamW", "SGD", *_UNFUSED)),
+    ("gpt2", torch.float32, ("Adafactor",)),
+    ("filters", torch.float32, ("Adafactor",)),
     ("large", torch.float32, ("AdamW", "SGD", "RMSprop")),
     ("hidden", torch.float32, ("Muon",)),
     ("small", torch.float32, ("Muon",)),
@@ -78,7 +78,7 @@ PLAN: tuple[tuple[str, torch.dtype, tuple[str, ...]], ...] = (
     ("billion", torch.bfloat16, ("AdamW",)),
     ("medium", torch.float32, ("AdamW", "NAdam")),
     ("medium", torch.bfloat16, ("AdamW",)),
-    ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop")),
+    ("gpt2", torch.bfloat16, ("AdamW", "SGD", "RMSprop", "Adafactor")),
     ("myriad", torch.float32, ("AdamW", "SGD", "NAdam")),
     ("thousand", torch.bfloat16, ("AdamW",)),
     ("hidden", torch.bfloat16, ("Muon",)),
@@ -123,8 +123,8 @@ def figures(device: Device, seconds: float) -> Iterator[Figure]:
 
 def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
     case = CASES[key]
-    sizes = case.small() if device.dry else list(case.sizes)
-    numbers = sum(s if isinstance(s, int) else prod(s) for s in sizes)
+    shapes = list(case.shapes) if not device.dry else [*map(_toy, case.shapes[:5])]
+    numbers = sum(math.prod(shape) for shape in shapes)
     steps: dict[str, Step] = {}
     failed: dict[str, str] = {}
     before: dict[str, Step] = {}
@@ -134,7 +134,7 @@ def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
             needed = 5 * numbers * dtype.itemsize
             if device.memory() < needed:
                 raise MemoryError("too little memory")
-            step, optimizer = make(tensors(sizes, dtype, device))
+            step, optimizer = make(tensors(shapes, dtype, device))
             for _ in range(3):
                 step()
             device.synchronize()
@@ -144,7 +144,7 @@ def _figure(device: Device, key: str, dtype: torch.dtype, name: str) -> Figure:
             held.append(optimizer)
         except Exception as error:
             failed[side] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-    rounds = _rounds(numbers, len(sizes), device)
+    rounds = _rounds(numbers, len(shapes), device)
     times = device.interleaved(steps, rounds=rounds, before=before)
     launches = {side: device.launches(step) for side, step in steps.items()}
     traffic = 0
@@ -158,6 +158,10 @@ def _renew(optimizer: Any) -> None:
     """New gradients, as a backward makes them, where there is memory for two."""
     for param in optimizer.param_groups[0]["params"]:
         param.grad = param.grad.clone()
+
+
+def _toy(shape: Shape) -> Shape:
+    return tuple(min(size, 70 // len(shape)) for size in shape)
 
 
 def _slots(optimizer: Any) -> int:

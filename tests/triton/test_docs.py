@@ -53,6 +53,14 @@ def test_the_place_of_a_chunk_is_the_generated_one():
         assert f"\n    {line}" in kernel.source
 
 
+def test_the_pass_is_the_generated_one():
+    (kernel,) = polyak.explain(
+        polyak.Adafactor([torch.zeros(3, 4, requires_grad=True)])
+    ).kernels
+    loop = re.search(r"    for turn in range.*?== 2\)\n", PAGE, re.S)[0]
+    assert loop in kernel.source
+
+
 def test_what_it_names_is_there():
     """Every file that the page names in code."""
     engine = Path(polyak.__file__).parent / "engine"

@@ -24,7 +24,7 @@ from tests.engine.support import probe
 from .support import in_kernels, made, pair, params_of, steps_alike
 
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-# Rules with sums have no kernels here; those with leaves are in test_leaves.py.
+# Rules with sums have tests of their own (test_sums.py), and those with leaves.
 every_elementwise = optimizers(lambda case: case.kernel and not case.in_order)
 KERNELS = [
     name

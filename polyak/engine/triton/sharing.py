@@ -1,19 +1,20 @@
 """What the programs of one launch do together, where a kernel makes several passes.
 
-Programs draw tickets; a ticket is a unit of work, a pass over a chunk. A pass waits until
-the one before it has ended, and that one's units have lower tickets: whoever waits, waits
-for programs that run already, and of these the one with the lowest ticket does not wait.
-No more is asked of the device than that a program which has begun goes on.
+Programs draw tickets; a ticket is a unit of work, a pass over a chunk. A pass waits
+until the one before it has ended, and that one's units have lower tickets: whoever
+waits, waits for programs that run already, and of these the one with the lowest ticket
+does not wait. No more is asked of the device than that a program which has begun goes
+on.
 
 A program's stores come before the barrier, and the barrier before the atomic operation
 that releases them; loads follow an acquiring one and its barrier. What another program
 wrote is loaded past the cache of one's own processor (``.cg``).
 
-The counters are 0 between launches: whoever needs one last puts it back. A graph that is
-replayed so finds what it found before.
+The counters are 0 between launches: whoever needs one last puts it back. A graph that
+is replayed so finds what it found before.
 
-Triton's interpreter runs one program after another, in order: there, whoever had to wait
-would wait for ever.
+Triton's interpreter runs one program after another, in order: there, whoever had to
+wait would wait for ever.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def released(done, ended, pieces):
         tl.atomic_xchg(done, ended, sem="release")
 
 
-# What the table has of a tensor's shape is in `sums.SHAPES`; what it has of a unit, after
-# the tensor and the passes, is which piece of the matrices, rows and columns.
+# What the table has of a tensor's shape is in `frame.SHAPES`; what it has of a unit,
+# after the tensor and the passes, is which piece of the matrices, rows and columns.
 
 
 @triton.jit
@@ -115,13 +116,12 @@ def chunk_of(shape, unit, tensors):
 @triton.jit
 def matrices_of(shape, unit, tensors):
     """The first and the last matrix of a chunk of whole ones, or of the tensor."""
-    matrices = tl.load(shape)
-    first = 0 * matrices
-    last = matrices
+    last = tl.load(shape)
+    first = last * 0
     if (tl.load(shape + 6 * tensors) == 1) & (tl.load(shape + 7 * tensors) == 1):
         span = tl.load(shape + 3 * tensors)
         first = tl.load(unit + 3) * span
-        last = tl.minimum(first + span, matrices)
+        last = tl.minimum(first + span, last)
     return first, last
 
 
@@ -194,12 +194,12 @@ def add_up(
     if last - first < 32:
         _add_up(
             source, result, first, last, stride, terms, step, divisor,
-            REAL, BLOCK // 4, 4,
+            REAL, BLOCK // 8, 4,
         )  # fmt: skip
     else:
         _add_up(
             source, result, first, last, stride, terms, step, divisor,
-            REAL, 4, BLOCK // 4,
+            REAL, 4, BLOCK // 8,
         )  # fmt: skip
     tl.debug_barrier()
 
@@ -219,7 +219,7 @@ def _add_up(
             x = tl.load(at, mask=keep, other=0.0, cache_modifier=".cg")
             total += x.to(REAL)
         found = tl.sum(total, 0)
-        if REAL == tl.float32:
+        if tl.float32 == REAL:
             found = tl.div_rn(found, tl.zeros_like(found) + divisor)
         else:
             found = found / divisor

@@ -2,8 +2,8 @@
 
 Each pass is a function over the tiles of a chunk; see :mod:`..passes`. A tile has
 matrices, rows and columns. A chunk is a strip of tiles along one of these, so that what
-is summed up along the strip stays in registers, and the rest is known tile by tile; each
-chunk writes its part of a sum.
+is summed up along the strip stays in registers, and the rest is known tile by tile;
+each chunk writes its part of a sum.
 
 The interlude has two functions. ``own`` is for values of rows, columns and matrices: if
 a chunk has whole matrices, its own program does theirs. ``all`` begins with the first
@@ -12,7 +12,6 @@ value of the whole tensor, and is done by whoever comes last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from torch import fx
@@ -21,18 +20,10 @@ from ...extent import Extent
 from ..operators import operator_name
 from ..passes import Passes, extent_of, is_reduction
 from .body import Body, Place, Spot, Values
+from .frame import Calls, Frame
 from .text import called, indented, shared
 
-__all__ = ["SHAPES", "functions_with_sums", "summed"]
-
-# What the table says of the shape of each tensor, before the places in memory; some of
-# it is read by :mod:`.sharing`.
-SHAPES = (
-    *("matrices", "rows", "columns"),
-    *("matrix_span", "row_span", "column_span"),
-    *("row_pieces", "column_pieces", "pieces"),
-    *("aligned_tile", "other_tile"),
-)
+__all__ = ["functions_with_sums"]
 
 _WHOLE = {Extent.WHOLE: Spot("{}", None)}
 _TILE: Place = {
@@ -43,18 +34,11 @@ _TILE: Place = {
     Extent.MATRIX: Spot("{} + matrix", "keep_matrix"),
 }
 _SPOTS = "number, row, column, matrix, keep, keep_row, keep_column, keep_matrix"
-# What functions are given: the rest is found with it.
-_GIVEN = ("table", "entry", "shape", "unit", "memory", "tensors")
 _COUNTS = {
     Extent.ROW: ("{} * rows", "rows"),
     Extent.COLUMN: ("{} * columns", "columns"),
     Extent.MATRIX: ("{}", ""),
 }
-
-
-def summed(passes: Passes) -> list[fx.Node]:
-    """The sums of which a chunk finds a part."""
-    return [node for each in passes.passes for node in each.sums]
 
 
 def functions_with_sums(
@@ -68,20 +52,21 @@ def functions_with_sums(
         body: names and formats.
         passes: what is computed when.
     """
-    write = _Writer(body, passes, roles)
+    frame = Frame(body, passes, roles)
+    write = _Writer(frame)
     functions: list[list[str]] = []
-    calls: list[tuple[list[str], list[str], list[str]]] = []
+    calls: list[Calls] = []
     for index, this in enumerate(passes.passes):
         is_last = index == len(passes.passes) - 1
         own, rest = _apart(passes, this.after)
         made = [
-            write.function(f"pass{index}", write.numbers(index), "TILE"),
+            frame.function(f"pass{index}", write.numbers(index), "TILE"),
             write.interlude(f"own{index}", own, is_last and not rest, whole=False),
             write.interlude(f"all{index}", rest, is_last and bool(rest), whole=True),
         ]
         functions += [lines for lines, _ in made if lines]
-        calls.append(tuple(call for _, call in made))  # type: ignore[arg-type]
-    return [*functions, _kernel(name, write, calls)]
+        calls.append(Calls(*(call for _, call in made)))
+    return [*functions, frame.kernel(name, calls)]
 
 
 def _apart(
@@ -98,50 +83,25 @@ def _apart(
     for group in after:
         used = {x for node in group for x in node.all_input_nodes}
         made = {passes.buffer(node) for node in group if node in passes.kept}
-        is_late = bool(extent_of(group[0]) is Extent.WHOLE or used & late or made & busy)
-        (rest if is_late else own).append(group)
-        if is_late:
+        if extent_of(group[0]) is Extent.WHOLE or used & late or made & busy:
+            rest.append(group)
             late.update(group)
             busy |= made | {passes.buffer(x) for x in used if x in passes.kept}
+        else:
+            own.append(group)
     return own, rest
 
 
 class _Writer:
-    """Writes the functions. Each begins by finding what its text names.
-
-    What is found once for all would be in registers for as long as a program runs.
+    """Writes the functions.
 
     Args:
-        body: names and formats.
-        passes: what is computed when.
-        roles: the tensors that the kernel has.
+        frame: what they find their memory with.
     """
 
-    def __init__(self, body: Body, passes: Passes, roles: Sequence[str]) -> None:
-        self.body, self.passes, self.sums = body, passes, summed(passes)
-        self.meanings = _meanings(body, roles, len(passes.buffers), len(self.sums))
-
-    def found(self, text: str) -> list[str]:
-        """The lines that find what a text names."""
-        lines: list[str] = []
-        for names, meaning in reversed(self.meanings):
-            if re.search(rf"\b({names.replace(', ', '|')})\b", text):
-                lines.insert(0, f"{names} = {meaning}")
-                text += meaning.partition("  #")[0]
-        return lines
-
-    def function(
-        self, name: str, lines: list[str], constant: str
-    ) -> tuple[list[str], list[str]]:
-        """A function with these lines, and its call; nothing where there are none."""
-        if not lines:
-            return [], []
-        lines = [*self.found("\n".join(lines)), *lines]
-        text = "\n".join(lines)
-        given = [word for word in _GIVEN if re.search(rf"\b{word}\b", text)]
-        head = called(f"def {name}", [*given, f"{constant}: tl.constexpr"], ":")
-        value = "TILES[kind]" if constant == "TILE" else constant
-        return ["@triton.jit", *head, *indented(lines)], called(name, [*given, value])
+    def __init__(self, frame: Frame) -> None:
+        self.frame, self.sums = frame, frame.sums
+        self.body, self.passes = frame.body, frame.passes
 
     def _kept(self, node: fx.Node) -> tuple[str, str]:
         """The address of what is kept, and the value's name."""
@@ -184,7 +144,7 @@ class _Writer:
             return []
         loop = [
             f"{_SPOTS} = (",
-            "    tile_at(step, rows, columns, box, TILE)",
+            "    tile_at(turn, rows, columns, box, TILE)",
             ")",
             *values.loads,
             *values.write.lines,
@@ -192,7 +152,7 @@ class _Writer:
             *stores,
         ]
         head = [*values.once, *begin, "steps = steps_of(box, TILE)"]
-        return [*head, "for step in range(0, steps):", *indented(loop), *end]
+        return [*head, "for turn in range(0, steps):", *indented(loop), *end]
 
     def _sum(self, node: fx.Node, term: str) -> list[str]:
         """Lines that begin a sum, add to it, and store a chunk's part of it."""
@@ -212,7 +172,7 @@ class _Writer:
         return [
             zero,
             f"{total} = added({total}, {term}, keep, TILE[1] == {along})",
-            f"if TILE[1] != {along} or step == steps - 1:",
+            f"if TILE[1] != {along} or turn == steps - 1:",
             f"    {store}",
         ]
 
@@ -241,7 +201,7 @@ class _Writer:
             names = [n for n in self.passes.small if graph.extent(n) is extent]
             if names:
                 lines += self._stores(names, extent, ends)
-        return self.function(name, lines, "BLOCK")
+        return self.frame.function(name, lines, "BLOCK")
 
     def _reduction(self, node: fx.Node, ends: Sequence[str]) -> list[str]:
         """A sum of the parts that chunks have found, or of values that are kept."""
@@ -328,108 +288,3 @@ def _place(extent: Extent, used: Iterable[fx.Node]) -> Place:
     if each:
         place[Extent.MATRIX] = Spot(f"{{}} + place // {each}", "keep")
     return place
-
-
-def _meanings(
-    body: Body, roles: Sequence[str], buffers: int, parts: int
-) -> list[tuple[str, str]]:
-    """What the functions may name, and how it is found; in order."""
-    made = [
-        ("box, of_row, of_column, of_all", "chunk_of(shape, unit, tensors)"),
-        ("from_matrix, to_matrix", "matrices_of(shape, unit, tensors)"),
-    ]
-    made += [
-        (word, f"tl.load(shape + {index} * tensors)")
-        for index, word in enumerate(SHAPES)
-    ]
-    made.append(("alone", "(row_pieces == 1) & (column_pieces == 1)"))
-    names = [body.names[role] for role in roles]
-    made += [
-        (f"{name}_is", f"tl.load(entry + {index} * tensors)")
-        for index, name in enumerate(names, 1)
-    ]
-    either = " | ".join(f"{name}_is" for name in names)
-    made += [
-        ("aligned", f"(({either}) & 15) == 0"),
-        ("tile", "tl.where(aligned, aligned_tile, other_tile)"),
-        *(
-            (f"{name}_at", f"{name}_is.to(tl.pointer_type(tl.{body.formats[role]}))")
-            for name, role in zip(names, roles, strict=True)
-        ),
-        ("row_of", f"tl.load(entry + {1 + len(roles)} * tensors)"),
-        (
-            "scalars",
-            f"(table + {2 + len(roles)} * tensors).to(tl.pointer_type(tl.{body.real}))"
-            f" + {len(body.scalars)} * row_of",
-        ),
-    ]
-    for line in body.scalar_loads():
-        name, _, meaning = line.partition(" = ")
-        made.append((name, meaning))
-    places = [f"kept{index}" for index in range(buffers)]
-    places += [f"part{index}" for index in range(parts)]
-    made += [
-        (word, f"memory + tl.load(shape + {index} * tensors)")
-        for index, word in enumerate(places, len(SHAPES))
-    ]
-    return made
-
-
-def _kernel(
-    name: str,
-    write: _Writer,
-    calls: Sequence[tuple[list[str], list[str], list[str]]],
-) -> list[str]:
-    """The kernel: which unit; then pass by pass."""
-    turns = [line for index in range(len(calls)) for line in _turn(calls, index)]
-    lines = [
-        "if skip is not None:",
-        "    if tl.load(skip) != 0:",
-        "        return",
-        "# which passes over which chunk of which tensor",
-        "unit = table + units_at + 6 * drawn(counters)",
-        "tensor = tl.load(unit)",
-        "begin = tl.load(unit + 1)",
-        "end = tl.load(unit + 2)",
-        "entry = table + tensor",
-        "shape = table + shapes_at + tensor",
-        "left = counters + 1 + tensor",
-        "done = left + tensors",
-        *write.found("\n".join(turns)),
-        *turns,
-    ]
-    head = '@triton.jit(do_not_specialize=["tensors", "shapes_at", "units_at"])'
-    given = ["table", "skip", "counters", "memory", "tensors", "shapes_at", "units_at"]
-    given += ["BLOCK: tl.constexpr", "TILES: tl.constexpr"]
-    return [head, *called(f"def {name}", given, ":"), *indented(lines)]
-
-
-def _turn(
-    calls: Sequence[tuple[list[str], list[str], list[str]]], index: int
-) -> list[str]:
-    """A pass, when the one before has ended, and what follows it."""
-    numbers, own, rest = calls[index]
-    lines = ["if pieces > 1:", f"    wait(done, {index})"] if index else []
-    if numbers:
-        lines += [
-            "for kind in tl.static_range(len(TILES)):",
-            "    if tile == kind:",
-            *indented(indented(numbers)),
-        ]
-    if own:
-        lines += [
-            "mine = alone",
-            "if not alone:",
-            "    mine = arrived(left, pieces)",
-            "tl.debug_barrier()",
-            "if mine:",
-            *indented(own),
-            "if alone:",
-            "    mine = arrived(left, pieces)",
-            "if mine:",
-        ]
-    else:
-        lines.append("if arrived(left, pieces):")
-    passes = len(calls)
-    lines += indented([*rest, f"released(done, {(index + 1) % passes}, pieces)"])
-    return [f"if (begin <= {index}) & ({index} < end):", *indented(lines)]

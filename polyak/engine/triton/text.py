@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -36,19 +37,15 @@ _CALLED = {
         *("released", "spot", "steps_of", "tile_at", "wait"),
     ),
 }
-TAKEN = frozenset(
-    {"tl", "triton", "float", "range", "len", "update", *sum(_CALLED.values(), ())}
-    | {"BLOCK", "TILE", "TILES", "aligned", "alone", "block", "begin", "box", "chunk", "chunks", "chunks_at"}
-    | {"column", "columns", "count", "counters", "done", "end", "entry", "first", "index"}
-    | {"keep", "kind", "last", "left", "matrices", "matrix", "memory", "mine", "number"}
-    | {"pieces", "place", "row", "rows", "row_of", "scalars", "shape", "shapes", "shapes_at", "skip"}
-    | {"start", "steps", "table", "tensor", "tensors", "tile", "unit", "units", "values"}
-    | {"units_at", "whole", "keep_row", "keep_column", "keep_matrix"}
-    | {f"{axis}_{what}" for axis in ("matrix", "row", "column")
-       for what in ("piece", "pieces", "span")}
-    | {f"{end}_{axis}" for axis in ("matrix", "row", "column")
-       for end in ("first", "last", "from", "to")}
-)
+_WORDS = """
+    tl triton float range len update BLOCK TILE TILES aligned alone begin block box
+    chunk chunks chunks_at column column_piece column_pieces columns count counters
+    done end entry first index keep keep_column keep_matrix keep_row kind last left
+    matrices matrix matrix_piece memory mine number of_all of_column of_row piece
+    pieces place row row_of row_piece row_pieces rows scalars shape shapes shapes_at
+    skip start steps table tensor tensors tile turn unit units units_at values whole
+"""
+TAKEN = frozenset([*_WORDS.split(), *itertools.chain(*_CALLED.values())])
 _NUMBERED = re.compile(r"([sxy]|all|kept|mean|own|part|pass|sum|total)\d+")
 
 

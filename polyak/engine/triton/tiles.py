@@ -19,6 +19,8 @@ MATRICES, ROWS, COLUMNS = range(3)
 LEAST, MOST = 8, 64
 _CHUNKS = 512
 
+_WIDE = 128  # columns, which one warp has: their sum needs no other
+
 
 class Tile(NamedTuple):
     """A tile, as a kernel is compiled for it.
@@ -58,17 +60,23 @@ def tiling(
 
     Args:
         block: numbers of a tile.
-        matrices, rows, columns: of the tensor.
+        matrices: of the tensor.
+        rows: of a matrix.
+        columns: of a matrix.
         has_rows: whether they are told apart.
     """
     sizes = matrices, rows, columns
-    # Rows of 128 are within the threads of a warp; the first is taken where several do.
     shapes = [(1, 1, block)]
     if has_rows:
-        shapes = [(1, block // width, width) for width in (128, 64, 16, 4)] + shapes
+        shapes = [(1, block // width, width) for width in (_WIDE, 64, 16, 4)] + shapes
         shapes += [(block // 16, 4, 4), (block // 256, 16, 16)]
         shapes += [(block // 64, 1, 64), (block, 1, 1)]
-    fitting = [s for s in shapes if s[0] == 1 or (rows <= s[1] and columns <= s[2])]
+    fitting = [
+        shape
+        for shape in shapes
+        if (columns <= shape[2] or shape[2] >= _WIDE)
+        and (rows <= shape[1] or shape[0] == 1)
+    ]
     shape = min(fitting, key=lambda shape: _product(_tiles(sizes, shape)))
     count = _tiles(sizes, shape)
     if rows <= shape[1] and columns <= shape[2] and count[MATRICES] > 1:
@@ -86,7 +94,10 @@ def tiling(
     spans[along] *= -(-count[along] // pieces[along])
     pieces[along] = -(-sizes[along] // spans[along])
     align = 16 if shape[2] >= 64 and columns % 16 == 0 else 1
-    return Tiling(Tile(align, along, *shape), (*spans,), (*pieces,))
+    tile = Tile(align, along, *shape)
+    return Tiling(
+        tile, (spans[0], spans[1], spans[2]), (pieces[0], pieces[1], pieces[2])
+    )
 
 
 def _tiles(

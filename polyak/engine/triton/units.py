@@ -1,8 +1,8 @@
 """The work of a kernel with sums: units, in the order of the tickets, and memory.
 
 A unit is a pass over a chunk, or all passes over a tensor that is one chunk. The passes
-over a tensor do not follow each other at once: what lies between them gives the interlude
-its time, while the tensor's numbers may still be in the cache.
+over a tensor do not follow each other at once: what lies between them gives the
+interlude its time, while the tensor's numbers may still be in the cache.
 
 Memory for sums, and for what is made of them between passes, is on the device and kept
 from step to step: of a large matrix some numbers a row and a column, and as many for
@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from ...extent import Extent
 from ..passes import extent_of
 from .chunks import ACCESS
+from .frame import SHAPES, summed
 from .source import TritonKernel
-from .sums import SHAPES, summed
 from .table import DeviceTable
 from .tiles import tiling
 
@@ -93,7 +93,7 @@ class Units:
         self.programs = len(units)
         real = getattr(torch, kernel.real.name)
         self._memory = torch.empty(max(1, total), dtype=real, device=device)
-        # The ticket to draw; the chunks that are through, and the passes, of each tensor.
+        # The next ticket; of each tensor the chunks that are through, and the passes.
         self._counters = torch.zeros(
             1 + 2 * len(lengths), dtype=torch.int32, device=device
         )
@@ -161,10 +161,10 @@ def _units(lengths: Words, pieces: Words, passes: int) -> Words:
     index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     _, rows, columns = pieces[:, tensors]
     starts = (np.cumsum(lengths) - lengths)[tensors]
-    place = np.stack([index // (rows * columns), index // columns % rows, index % columns])
-    shared, alone = np.flatnonzero(counts[tensors] > 1), np.flatnonzero(
-        counts[tensors] == 1
-    )
+    matrix, rest = np.divmod(index, rows * columns)
+    place = np.stack([matrix, *np.divmod(rest, columns)])
+    shared = np.flatnonzero(counts[tensors] > 1)
+    alone = np.flatnonzero(counts[tensors] == 1)
     records, order = [], []
     for which, first, last in [
         (alone, 0, passes),
