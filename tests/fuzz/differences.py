@@ -78,18 +78,25 @@ def _two_precisions(scenario: Scenario) -> bool:
     )
 
 
-def _long_sums(scenario: Scenario) -> bool:
-    equal = "clip_grad_value" in scenario.stages or any(
+def _equal_gradients(scenario: Scenario) -> bool:
+    return any(
         isinstance(event, Step) and event.layout in ("expanded", "rows")
         for event in scenario.events
     )
-    return (
-        scenario.name == "Adafactor"
-        and equal
-        and any(
-            len(spec.shape) > 1 and prod(spec.shape) > 2**16 for spec in scenario.specs
-        )
+
+
+def _long_sums(scenario: Scenario) -> bool:
+    equal = "clip_grad_value" in scenario.stages or _equal_gradients(scenario)
+    large = any(
+        len(spec.shape) > 1 and prod(spec.shape) > 2**16 for spec in scenario.specs
     )
+    return scenario.name == "Adafactor" and equal and large
+
+
+def _norm_of_equal_numbers(scenario: Scenario) -> bool:
+    double = any(spec.dtype in ("float64", "complex128") for spec in scenario.specs)
+    clips = "clip_grad_norm" in scenario.stages
+    return clips and double and _equal_gradients(scenario)
 
 
 def _initial_value_of_an_added_group(scenario: Scenario) -> bool:
@@ -201,6 +208,12 @@ DIFFERENCES = {
         "is 23 units in the last place off, polyak's 2.5; of 100,000 by 2, 7,471 and "
         "10.",
         _long_sums,
+    ),
+    "norms of equal numbers": Difference(
+        "Gradients that no kernel reads, such as expanded ones, are clipped by torch's "
+        "`vector_norm`: of 1,025 equal numbers in double precision it is up to 35 "
+        "units in the last place off, as the fuzzer's pairwise sum is not.",
+        _norm_of_equal_numbers,
     ),
     "Adagrad's initial value in an added group": Difference(
         "torch's Adagrad ignores the group's own and takes the constructor's.",

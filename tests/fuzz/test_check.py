@@ -71,6 +71,12 @@ EXAMPLES = {
         (Group((Spec((300, 301)),)),),
         (Step(0, layout="expanded", scale=1e-4),),
     ),
+    "norms of equal numbers": Scenario(
+        "RMSprop",
+        (Group((Spec((1025,), "float64"),)),),
+        (Step(16078, layout="rows"),),
+        stages={"clip_grad_norm": 8.0},
+    ),
     "LBFGS of nothing": Scenario("LBFGS", (Group((Spec((0, 3)),)),), STEPS),
     "SGD's nesterov without momentum in a group": Scenario(
         "SGD",
