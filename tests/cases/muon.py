@@ -13,7 +13,13 @@ class Muon(torch.optim.Muon):
 
     torch iterates in bfloat16 whatever the parameter is: two digits are left to compare
     by. The tests of Muon itself compare these with torch's own.
+
+    Attributes:
+        rounds: iterate in the parameter's own precision and another order; else in
+            double precision.
     """
+
+    rounds = False
 
     @functools.wraps(torch.optim.Muon.__init__)
     def __init__(self, params, **arguments):
@@ -37,23 +43,48 @@ class Muon(torch.optim.Muon):
         lr, momentum = float(group["lr"]), group["momentum"]
         buffer.lerp_(param.grad, 1 - momentum)
         update = param.grad.lerp(buffer, momentum) if group["nesterov"] else buffer
-        factor = polar(update.flatten(1), group).view(param.shape)
+        factor = polar(update.flatten(1), group, self.rounds).view(param.shape)
         param.mul_(1 - lr * group["weight_decay"])
         param.add_(factor, alpha=-lr)
 
 
-def polar(matrix, group):
-    """Newton and Schulz's iteration, product by product, and the scale of the step."""
+def polar(matrix, group, rounds):
+    """Newton and Schulz's iteration, and the scale of the step."""
     rows, columns = matrix.shape
+    if not rounds:
+        x = by_products(matrix.double(), group)
+    elif rows > columns:
+        x = on_gram(matrix.T, group).T
+    else:
+        x = on_gram(matrix, group)
+    if group["adjust_lr_fn"] == "match_rms_adamw":
+        return (0.2 * sqrt(max(rows, columns)) * x).to(matrix.dtype)
+    return (sqrt(max(1, rows / columns)) * x).to(matrix.dtype)
+
+
+def by_products(x, group):
+    """Product by product."""
     a, b, c = group["ns_coefficients"]
-    x = matrix.double()
     x = x / x.norm().clamp(min=group["eps"])
     for _ in range(group["ns_steps"]):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    if group["adjust_lr_fn"] == "match_rms_adamw":
-        return (0.2 * sqrt(max(rows, columns)) * x).to(matrix.dtype)
-    return (sqrt(max(1, rows / columns)) * x).to(matrix.dtype)
+    return x
+
+
+def on_gram(x, group):
+    """With the rounding errors of the faster way, which is taken on long matrices."""
+    rows, columns = x.shape
+    if columns < 2 * rows:
+        return by_products(x.T, group).T
+    a, b, c = group["ns_coefficients"]
+    x = x / x.norm().clamp(min=group["eps"])
+    for done in range(group["ns_steps"]):
+        if done % 5 == 0:
+            gram = x @ x.T
+        factor = a * torch.eye(rows, dtype=x.dtype) + b * gram + c * gram @ gram
+        x, gram = factor @ x, factor @ gram @ factor
+    return x
 
 
 case = Case(

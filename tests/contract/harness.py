@@ -97,6 +97,7 @@ def torch_table() -> dict[str, Any]:
     return {info.name: info for info in optim_db}
 
 
+@functools.cache
 def takes(name: str, argument: str) -> bool:
     """Whether the optimizer's constructor has the argument."""
     return argument in inspect.signature(ours(name)).parameters

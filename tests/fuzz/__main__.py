@@ -1,8 +1,7 @@
 """``python -m tests.fuzz --cases 100000 --seed 1``: fuzz for long.
 
-Each optimizer in turn gets a batch of scenarios, so that a run that is stopped early
-has seen all. A failure is shrunk and printed as the code that repeats it; the run goes
-on with the next batch.
+The optimizers take turns, so that a run that is stopped early has seen all. A failure
+is made as small as it gets and printed as the code that repeats it; the run goes on.
 """
 
 from __future__ import annotations
@@ -11,60 +10,39 @@ import argparse
 import sys
 import time
 from collections import Counter
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from random import Random
 
 from tests.contract.harness import NAMES
 from tests.fuzz.check import check
-from tests.fuzz.draw import scenarios
-from tests.fuzz.scenario import Scenario
+from tests.fuzz.draw import scenario
+from tests.fuzz.shrink import shrunk
 
-BATCH = 200
+REPORT_EVERY = 1000
 
 
 def main() -> int:
     """Fuzz; return 1 if something was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="go on from this case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=NAMES, action="append")
     parser.add_argument("--no-shrink", action="store_true", help="print as found")
     asked = parser.parse_args()
-    names, ends, failures = asked.only or NAMES, Counter[str](), 0
-    begin = time.monotonic()
-    for batch in range(-(-asked.cases // BATCH)):
-        name = names[batch % len(names)]
+    names, ends, begin = asked.only or NAMES, Counter[str](), time.monotonic()
+    for case in range(asked.first, asked.cases):
+        name = names[case % len(names)]
+        drawn = scenario(name, Random(f"{asked.seed} {case}"))
         try:
-            fuzz(name, hash((asked.seed, batch)), ends, shrink=not asked.no_shrink)
+            ends[check(drawn)] += 1
         except Exception as error:
-            failures += 1
-            notes = "\n".join(getattr(error, "__notes__", ()))
-            print(f"\nFAILED {name}: {type(error).__name__}: {error}\n{notes}")
-        print(
-            f"{sum(ends.values())} cases, {failures} failures, {dict(ends)}, "
-            f"{time.monotonic() - begin:.0f} s",
-            flush=True,
-        )
-    return int(failures > 0)
-
-
-def fuzz(name: str, number: int, ends: Counter[str], *, shrink: bool) -> None:
-    """Check a batch of an optimizer's scenarios; count how they end."""
-
-    @seed(number)
-    @settings(
-        max_examples=BATCH,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    @given(scenarios(name))
-    def run(scenario: Scenario) -> None:
-        ends[check(scenario)] += 1
-
-    run()
+            ends["failed"] += 1
+            found = drawn if asked.no_shrink else shrunk(drawn, error)
+            print(f"\nFAILED case {case}: {error!r}\n{found}", flush=True)
+        if (case + 1) % REPORT_EVERY == 0 or case + 1 == asked.cases:
+            took = time.monotonic() - begin
+            print(f"{case + 1} cases, {dict(ends)}, {took:.0f} s", flush=True)
+    return int(ends["failed"] > 0)
 
 
 if __name__ == "__main__":

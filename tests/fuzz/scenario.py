@@ -36,6 +36,8 @@ class Step:
         scale: their magnitude.
         missing: the parameters without gradient, as bits.
         bad: a number that is no number, put into the first gradient.
+        kept: they are written into the gradients of the last step, where these are.
+        closure: the step calls a closure, which gives them.
     """
 
     seed: int
@@ -43,6 +45,8 @@ class Step:
     scale: float = 1.0
     missing: int = 0
     bad: float | None = None
+    kept: bool = False
+    closure: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,31 +85,79 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """The last group goes, and its state, unless it is the only one."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The parameters of a group become other objects, as frameworks make them.
+
+    Args:
+        group: which.
+        with_state: the state becomes theirs; else it begins anew.
+    """
+
+    group: int
+    with_state: bool
+
+
+@dataclass(frozen=True)
 class Move:
-    """The parameters' numbers move to other memory, as frameworks do."""
+    """The "params" or the "state" move to other memory, as frameworks do."""
+
+    what: str
 
 
-Event = Step | Change | Reload | Copy | Add | Move
+@dataclass(frozen=True)
+class Freeze:
+    """These parameters, as bits, require no gradient from now on; the others do."""
+
+    params: int
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The state of all parameters is dropped."""
+
+
+Event = Step | Change | Reload | Copy | Add | Drop | Swap | Move | Freeze | Reset
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """An optimizer, what it updates, and what happens to it."""
+    """An optimizer, what it updates, and what happens to it.
+
+    Args:
+        name: the optimizer.
+        groups: what it updates.
+        events: what happens.
+        arguments: its own, which torch's takes as well.
+        stages: what polyak's does besides; torch's has it done by separate calls.
+        seed: of the parameters.
+        threads: of torch.
+    """
 
     name: str
     groups: tuple[Group, ...]
     events: tuple[Event, ...]
     arguments: Arguments = field(default_factory=dict)
+    stages: Arguments = field(default_factory=dict)
     seed: int = 0
+    threads: int = 1
+
+    @property
+    def all_groups(self) -> list[Group]:
+        """Those that are added, too."""
+        added = [event.group for event in self.events if isinstance(event, Add)]
+        return [*self.groups, *added]
 
     @property
     def specs(self) -> list[Spec]:
-        """All parameters, those of groups that are added too."""
-        added = [event.group for event in self.events if isinstance(event, Add)]
-        return [spec for group in (*self.groups, *added) for spec in group.specs]
+        """All parameters."""
+        return [spec for group in self.all_groups for spec in group.specs]
 
     @property
     def argument_sets(self) -> list[dict[str, Any]]:
         """What each group begins with."""
-        added = [event.group for event in self.events if isinstance(event, Add)]
-        return [{**self.arguments, **g.arguments} for g in (*self.groups, *added)]
+        return [{**self.arguments, **group.arguments} for group in self.all_groups]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import warnings
@@ -24,24 +25,33 @@ from tests.contract.harness import (
     takes,
 )
 from tests.fuzz.hyperparameters import FLAGS
+from tests.fuzz.nudge import Nudge
 from tests.fuzz.scenario import (
     Add,
+    Arguments,
     Change,
     Copy,
+    Drop,
     Event,
+    Freeze,
     Group,
     Move,
     Reload,
+    Reset,
     Scenario,
     Spec,
     Step,
+    Swap,
 )
+from tests.fuzz.stages import step_with
 from tests.fuzz.tensors import gradient, parameter
 
 HALVES = ("bfloat16", "float16")
 # torch casts the state to the parameter's dtype when it loads it: to fewer digits, or
 # numbers such as `mu_product` to more, with which it then goes on.
 ROUNDED_BY_TORCH = (*HALVES, "float64")
+# What is said of parameters by bits is said again of those after that many.
+BITS = 12
 
 
 class Side:
@@ -52,16 +62,16 @@ class Side:
         library: "polyak" or "torch". Of parameters in half precision torch's has
             float32 copies, which :meth:`follow` polyak's from step to step: a step of
             polyak is computed in float32 and rounded once.
-        nudge: the seed of a change in the last place of every number that is given.
+        nudge: a change of every number that is given.
     """
 
     def __init__(
-        self, scenario: Scenario, library: str, nudge: int | None = None
+        self, scenario: Scenario, library: str, nudge: Nudge | None = None
     ) -> None:
         self.name, self.library = scenario.name, library
         self.case = case_of(self.name)
         self.rng = torch.Generator().manual_seed(scenario.seed)
-        self.noise = None if nudge is None else torch.Generator().manual_seed(nudge)
+        self.nudge, self.stages = nudge, scenario.stages
         self.specs: list[Spec] = []
         self.requires_grad = not scenario.arguments.get("differentiable")
         self.optimizer = self._new(
@@ -94,16 +104,19 @@ class Side:
     ) -> torch.optim.Optimizer:
         kind = ours(self.name) if library == "polyak" else reference(self.name)
         optimizer = make(kind, groups, arguments)
+        if self.nudge and hasattr(optimizer, "rounds"):
+            optimizer.rounds = True
         _part_rates(optimizer)
         return optimizer
 
-    def _arguments(self, arguments: Any) -> dict[str, Any]:
-        arguments = copy.deepcopy(dict(arguments))
+    def _arguments(self, arguments: Arguments) -> dict[str, Any]:
+        arguments = self._own(arguments)
         if self.library == "torch":
             arguments = {k: v for k, v in arguments.items() if k not in FLAGS}
             if takes(self.name, "foreach"):
                 arguments["foreach"] = False
-        return arguments
+            return arguments
+        return {**arguments, **self.stages}
 
     def _group(self, group: Group) -> dict[str, Any]:
         params = []
@@ -113,23 +126,33 @@ class Side:
             values = self._nudged(values)
             params.append(Parameter(values, requires_grad=self.requires_grad))
         self.specs += group.specs
-        return {"params": params, **copy.deepcopy(dict(group.arguments))}
+        return {"params": params, **self._own(group.arguments)}
 
     def _nudged(self, values: Tensor) -> Tensor:
-        """Each number changed in its last place, or not."""
-        if self.noise is None:
-            return values
-        sign = torch.randint(-1, 2, values.shape, generator=self.noise)
-        eps = torch.finfo(values.dtype).eps
-        return values * (1 + eps * sign.to(values.real.dtype))
+        return self.nudge.tensor(values) if self.nudge else values
+
+    def _own(self, arguments: Arguments) -> dict[str, Any]:
+        own = copy.deepcopy(dict(arguments))
+        return self.nudge.arguments(own) if self.nudge else own
 
     # What happens
 
     def _step(self, event: Step) -> None:
         params = params_of(self.optimizer)
+        closure = None
         if self.case.closure:
-            self.optimizer.step(closure_for(self.optimizer, params, event.seed))
-            return
+            closure = closure_for(self.optimizer, params, event.seed)
+        elif event.closure:
+            closure = functools.partial(self._give, params, event)
+        else:
+            self._give(params, event)
+        if self.library == "polyak":
+            self.optimizer.step(closure)
+        else:
+            step_with(self.optimizer, self.stages, closure)
+
+    def _give(self, params: list[Tensor], event: Step) -> None:
+        """Give all parameters their gradients."""
         rng = torch.Generator().manual_seed(event.seed)
         for index, (param, spec) in enumerate(zip(params, self.specs, strict=True)):
             layout, bad = event.layout, event.bad if index == 0 else None
@@ -140,8 +163,12 @@ class Side:
                 grad = self._plain(grad)
             if not grad.is_sparse:
                 grad = self._nudged(grad)
-            param.grad = None if event.missing >> index & 1 else grad
-        self.optimizer.step()
+            if event.missing >> index % BITS & 1:
+                param.grad = None
+            elif event.kept and _is_writable(param.grad) and not grad.is_sparse:
+                param.grad.copy_(grad)
+            else:
+                param.grad = grad
 
     def _plain(self, grad: Tensor) -> Tensor:
         """A gradient as torch takes it: some forms make some of its classes raise."""
@@ -166,10 +193,11 @@ class Side:
             before_lr_changes(self.name, self.optimizer)
             group[event.name].fill_(event.value)
         else:
-            group[event.name] = copy.deepcopy(event.value)
+            group.update(self._own({event.name: event.value}))
 
     def _reload(self, event: Reload) -> None:
-        if event.through == "torch":
+        # torch knows no averages.
+        if event.through == "torch" and "ema_decay" not in self.stages:
             if not any(spec.dtype in ROUNDED_BY_TORCH for spec in self.specs):
                 other = "polyak" if self.library == "torch" else "torch"
                 for library in (other, self.library):
@@ -191,28 +219,68 @@ class Side:
         _part_rates(self.optimizer)
 
     def _copy(self, event: Copy) -> None:
-        if self.library == "torch":
-            if event.way == "deepcopy":  # of a parameter, it closes gaps in the memory
-                for param in params_of(self.optimizer):
-                    param.data = param.data.clone()
-        elif event.way == "deepcopy":
-            self.optimizer = copy.deepcopy(self.optimizer)
-        else:
-            self.optimizer = pickle.loads(pickle.dumps(self.optimizer))
+        if self.library == "polyak":
+            if event.way == "deepcopy":
+                self.optimizer = copy.deepcopy(self.optimizer)
+            else:
+                self.optimizer = pickle.loads(pickle.dumps(self.optimizer))
+            return
+        for param in params_of(self.optimizer):
+            param.grad = None  # copies of parameters have none
+            if event.way == "deepcopy":  # it closes gaps in the memory
+                param.data = param.data.clone()
 
     def _add(self, event: Add) -> None:
         self.optimizer.add_param_group(self._group(event.group))
         _part_rates(self.optimizer)
 
+    def _drop(self, event: Drop) -> None:
+        if len(self.optimizer.param_groups) > 1:
+            for param in self.optimizer.param_groups.pop()["params"]:
+                self.optimizer.state.pop(param, None)
+                self.specs.pop()
+
+    def _swap(self, event: Swap) -> None:
+        groups, state = self.optimizer.param_groups, self.optimizer.state
+        params = groups[event.group % len(groups)]["params"]
+        for index, old in enumerate(params):
+            params[index] = new = Parameter(_copied(old.data), old.requires_grad)
+            its = state.pop(old, None)
+            if event.with_state and its is not None:
+                state[new] = its
+
     def _move(self, event: Move) -> None:
         for param in params_of(self.optimizer):
-            param.data = _copied(param.data)
+            if event.what == "params":
+                param.data = _copied(param.data)
+                continue
+            state = self.optimizer.state.get(param, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    state[key] = value.clone()
+
+    def _freeze(self, event: Freeze) -> None:
+        for index, param in enumerate(params_of(self.optimizer)):
+            free = self.requires_grad and not event.params >> index % BITS & 1
+            param.requires_grad_(free)
+
+    def _reset(self, event: Reset) -> None:
+        self.optimizer.state.clear()
 
 
 def _part_rates(optimizer: torch.optim.Optimizer) -> None:
     """Give each group a rate of its own: one tensor may be the default of several."""
     for group in optimizer.param_groups:
         group["lr"] = copy.deepcopy(group["lr"])
+
+
+def _is_writable(grad: Tensor | None) -> bool:
+    """Whether each number has memory of its own."""
+    return (
+        grad is not None
+        and not grad.is_sparse
+        and torch._debug_has_internal_overlap(grad) == 0
+    )
 
 
 def _copied(values: Tensor) -> Tensor:

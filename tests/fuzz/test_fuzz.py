@@ -3,27 +3,26 @@
 What happens in them is in scenario.py; what is known to differ, in differences.py.
 """
 
+from random import Random
+
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.contract.harness import NAMES
 from tests.fuzz.check import check
-from tests.fuzz.draw import scenarios
+from tests.fuzz.draw import scenario
+from tests.fuzz.shrink import shrunk
 
 # 2,000 in all, always the same.
 CASES = -(-2000 // len(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(
-    max_examples=CASES,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(data=st.data())
-def test_random_runs_are_those_of_torch(name, data):
+def test_random_runs_are_those_of_torch(name):
     """Whatever happens between the steps, after each event."""
-    check(data.draw(scenarios(name)))
+    for case in range(CASES):
+        drawn = scenario(name, Random(case))
+        try:
+            check(drawn)
+        except Exception as error:
+            error.add_note(f"{shrunk(drawn, error)}")
+            raise
