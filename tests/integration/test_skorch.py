@@ -69,7 +69,7 @@ def test_a_run(name, policy, schedulers):
 
 def test_lbfgs():
     """Its closure is skorch's."""
-    check(lambda library: fit(regressor(library, "LBFGS", lr=0.5, max_iter=4)))
+    check(lambda library: fit(regressor(library, "LBFGS", lr=0.1, max_iter=4)))
 
 
 @every_optimizer
