@@ -74,20 +74,23 @@ def everything(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{out}: {error}") from error
     counts = tuple(threads or thread_counts())
-    sections: list[str] = []
-    for section in _sections(counts, scale, out.parent / "pictures"):
+    about = f"## The machine\n\n{markdown.facts_list(facts(counts))}"
+    results = list(_steps(CASES, (), counts, scale))
+    sections = [
+        about,
+        step_tables.glance_section(results),
+        step_tables.bandwidth_section(results),
+    ]
+    details = step_tables.step_section(results)
+    for section in _parts(counts, scale, out.parent / "pictures"):
         sections.append(section)
-        markdown.rewrite(out, "\n\n".join(sections))
+        markdown.rewrite(out, "\n\n".join([*sections, details]))
     print(f"wrote {out}", file=sys.stderr)
 
 
-def _sections(threads: tuple[int, ...], scale: float, folder: Path) -> Iterator[str]:
-    """The sections of the report, each as soon as it is measured."""
+def _parts(threads: tuple[int, ...], scale: float, folder: Path) -> Iterator[str]:
+    """The sections of the report after steps, each as soon as it is measured."""
     most = max(threads)
-    yield f"## The machine\n\n{markdown.facts_list(facts(threads))}"
-    results = list(_steps(CASES, (), threads, scale))
-    yield step_tables.glance_section(results)
-    yield step_tables.bandwidth_section(results)
     yield _sweep(most, scale, folder)
     yield _overhead(scale, folder)
     yield _one_pass(threads, scale)
@@ -100,7 +103,6 @@ def _sections(threads: tuple[int, ...], scale: float, folder: Path) -> Iterator[
     yield _schedules(scale)
     yield _averages(threads, scale)
     yield _peers(most, scale)  # imported by now, they disturb nothing that is above
-    yield step_tables.step_section(results)
 
 
 @app.command()
