@@ -6,16 +6,32 @@ widened when loaded and rounded to nearest when stored. The rule never knows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from . import jit
+from . import bfloat16, jit
 
-__all__ = ["Format", "format_of", "plain"]
+__all__ = ["Format", "Packed", "format_of", "plain"]
 
 Emit = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The storage of several numbers, in a vector that has them in any order.
+
+    Attributes:
+        lanes: how many.
+        load: emits LLVM that reads them.
+        store: emits LLVM that writes them, in the order in which they are read.
+    """
+
+    lanes: int
+    load: Callable[[Emit, str, str], str]
+    store: Callable[[Emit, str, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -27,12 +43,15 @@ class Format:
         itemsize: bytes.
         load: emits LLVM that reads the number at an address.
         store: emits LLVM that writes a number to an address.
+        packed: how many of them are read and written at once, where that is faster
+            than what LLVM makes of the above.
     """
 
     name: str
     itemsize: int
     load: Callable[[Emit, str, str], str]
     store: Callable[[Emit, str, str, str], None]
+    packed: Packed | None = None
 
     def is_real(self, real: str) -> bool:
         """Whether a number is stored as LLVM's type ``real``."""
@@ -70,34 +89,16 @@ def _store_same(kind: str, itemsize: int) -> Callable[[Emit, str, str, str], Non
     return store
 
 
-def _load_bfloat16(emit: Emit, real: str, address: str) -> str:
-    bits = emit(f"load i16, ptr {address}, align 2")
-    wide = emit(f"zext i16 {bits} to i32")
-    shifted = emit(f"shl i32 {wide}, 16")
-    value = emit(f"bitcast i32 {shifted} to float")
-    return value if real == "float" else emit(f"fpext float {value} to {real}")
-
-
-def _store_bfloat16(emit: Emit, real: str, value: str, address: str) -> None:
-    """Round to nearest, ties to even, by integer arithmetic: it vectorises anywhere."""
-    if real != "float":
-        value = emit(f"fptrunc {real} {value} to float")
-    bits = emit(f"bitcast float {value} to i32")
-    high = emit(f"lshr i32 {bits}, 16")
-    odd = emit(f"and i32 {high}, 1")
-    bias = emit(f"add i32 {odd}, 32767")
-    rounded = emit(f"add i32 {bits}, {bias}")
-    kept = emit(f"lshr i32 {rounded}, 16")
-    is_nan = emit(f"fcmp uno float {value}, {value}")
-    chosen = emit(f"select i1 {is_nan}, i32 32704, i32 {kept}")
-    narrow = emit(f"trunc i32 {chosen} to i16")
-    emit(f"store i16 {narrow}, ptr {address}, align 2", void=True)
-
-
 def plain(kind: str, itemsize: int) -> Format:
     """The storage of a type of LLVM as it is: a real, or several as a vector."""
     load, store = _load_same(kind, itemsize), _store_same(kind, itemsize)
     return Format(kind, itemsize, load, store)
+
+
+def _packed_bfloat16() -> Packed | None:
+    if sys.byteorder != "little":
+        return None
+    return Packed(bfloat16.PACKED, bfloat16.load_packed, bfloat16.store_packed)
 
 
 _FLOAT16 = Format("float16", 2, _load_float16, _store_float16)
@@ -108,7 +109,9 @@ _FORMATS = {
     torch.float32: Format(
         "float32", 4, _load_same("float", 4), _store_same("float", 4)
     ),
-    torch.bfloat16: Format("bfloat16", 2, _load_bfloat16, _store_bfloat16),
+    torch.bfloat16: Format(
+        "bfloat16", 2, bfloat16.load, bfloat16.store, _packed_bfloat16()
+    ),
 }
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import fx
 
 from ..extent import Extent
 from .body import Body, Place, Values, Writer
 from .code import Code
+from .formats import Format
 from .operators import operator_name
 from .passes import Pass, extent_of
 
@@ -21,12 +24,31 @@ def pass_function(body: Body, index: int) -> str:
     if body.passes.has_rows:
         _by_rows(this, sums)
     else:
-        with code.loop("%first", "%last") as number:
+        begin = _packed(this, body, code) if body.passes.is_single else "%first"
+        with code.loop(begin, "%last") as number:
             sums.add(at_number(this, writer, {Extent.NUMBER: number}))
     sums.store_whole()
     counts = ["i64 %first", "i64 %last", "i64 %rows", "i64 %columns"]
     parts = [f"ptr noalias %part{index}" for index, _ in enumerate(body.passes.parts)]
     return code.function(f"{body.prefix}pass{index}", [*counts, *body.given, *parts])
+
+
+def _packed(this: Pass, body: Body, code: Code) -> str:
+    """Compute with several numbers at once where all tensors allow it; what is left."""
+    found = {body.formats[role].packed for role in body.roles}
+    (packed, *others) = found
+    if packed is None or others:
+        return "%first"
+    lanes = packed.lanes
+    vector = Format("", body.formats["grad"].itemsize, packed.load, packed.store)
+    whole = replace(body, formats=dict.fromkeys(body.roles, vector))
+    writer = Writer(whole, code, lanes)
+    count = code.emit("sub i64 %last, %first")
+    blocks = code.divide(count, str(lanes))
+    with code.loop("0", blocks) as block:
+        number = code.add("%first", code.multiply(block, str(lanes)))
+        at_number(this, writer, {Extent.NUMBER: number})
+    return code.add("%first", code.multiply(blocks, str(lanes)))
 
 
 def _by_rows(this: Pass, sums: _Sums) -> None:

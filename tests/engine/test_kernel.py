@@ -226,6 +226,19 @@ def test_loads_are_exact(dtype, wide):
     assert_same_numbers(stored(values, wide), values.to(wide))
 
 
+@pytest.mark.parametrize("factor", [1.0, -3.3, 1.00390625, 1e-3, 1e30])
+@pytest.mark.parametrize("start", [0, 1])
+def test_many_bfloat16_at_once_round_as_one_does(factor, start):
+    """Two in a word, anywhere in memory: each of the 65,536, and what is made of it."""
+    numbers = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(BF16)[start:]
+    param = torch.zeros(len(numbers) + start, dtype=BF16)[start:].requires_grad_()
+    param.grad = numbers
+    optimizer = probe(lambda param, grad, *, lr: lr * grad)([param], lr=factor)
+    optimizer.step()
+    assert engines(optimizer) == "kernel"
+    assert_same_numbers(param.detach(), (factor * numbers.float()).to(BF16))
+
+
 def test_narrow_parameters_are_computed_in_float32():
     """Small changes add up in float32 within a step; only the result is rounded."""
 
