@@ -261,6 +261,8 @@ def _one_pass(threads: tuple[int, ...], scale: float) -> str:
 
 def _matrices(threads: int, scale: float) -> str:
     cases = {name: [*_fitting(own)] for name, own in matrices.MATRICES.items()}
+    if "Muon" in cases:
+        cases["Muon"] = [*matrices.fitting(cases["Muon"])]
     return matrices.section(_told(matrices.measured((threads,), cases, scale=scale)))
 
 

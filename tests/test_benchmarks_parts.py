@@ -66,6 +66,15 @@ def test_torch_does_the_same_work_on_matrices(optimizer, digits):
             torch.testing.assert_close(theirs, ours, rtol=0, atol=digits * most)
 
 
+def test_what_takes_torch_minutes_is_left_out(monkeypatch, capsys):
+    small, large = (Case("", f"{n}", 0.0, "ms", ((n, n),)) for n in (4, 400))
+    monkeypatch.setattr(matrices, "PATIENCE", 1e-9)
+    assert [*matrices.fitting([large])] == []
+    assert "400: left out" in capsys.readouterr().err
+    monkeypatch.setattr(matrices, "PATIENCE", 1e9)
+    assert [*matrices.fitting([small, large])] == [small, large]
+
+
 def test_adafactor_is_compared_with_reading_and_writing():
     square = Case("", "2 x 3", 0.0, "ms", ((2, 3),), plain=True)
     cases = {"Muon": [Case("", "2 x 3", 0.0, "ms", ((2, 3),))], "Adafactor": [square]}
