@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import report
-from benchmarks.gpu.checks import OPTIMIZERS, Outcome
+from benchmarks.gpu.checking import OPTIMIZERS, Outcome
 from benchmarks.gpu.device import Device, Timing
 from benchmarks.gpu.speed import CASES, PLAN, Figure
 from tests.contract.harness import NAMES, find_case

@@ -39,8 +39,8 @@ def run(chosen: argparse.Namespace) -> int:
 
     from polyak.engine.triton import devices
 
-    from . import report
-    from .checks import Outcome, outcomes
+    from . import checks, graphs, report  # noqa: F401, they bring the checks
+    from .checking import Outcome, outcomes
     from .device import Device
     from .speed import Figure, figures
 

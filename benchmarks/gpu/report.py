@@ -12,7 +12,7 @@ import torch
 import polyak
 
 from ..markdown import facts_list, number, table
-from .checks import Outcome
+from .checking import Outcome
 from .device import Device
 from .speed import GRAPH, POLYAK, Figure
 
