@@ -63,7 +63,7 @@ def everything(
     scale: Scale = 1.0,
     out: Annotated[Path, typer.Option(help="The report to write.")] = RESULTS,
 ) -> None:
-    """Without a command: run all parts, in half an hour, for the report.
+    """Without a command: run all parts, for the report.
 
     What is measured is written at once: a run that is stopped leaves its parts.
     """
