@@ -13,6 +13,9 @@ from .hooks import HOOK_KINDS, Hooks
 __all__ = ["Copies"]
 
 
+_OWN = ("_plan", "_stepping", "_swapped", "_counts", "_device_skips", "_custody")
+
+
 class Copies(Counts, Hooks):
     """What :mod:`copy` and :mod:`pickle` ask; a base of :class:`~polyak.Optimizer`.
 
@@ -20,14 +23,19 @@ class Copies(Counts, Hooks):
     very object or to the moment.
     """
 
+    state: Any
+
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = ("_plan", "_stepping", "_swapped", "_counts", "_device_skips", "step")
+        own = (*_OWN, "step")
         kept = {key: value for key, value in self.__dict__.items() if key not in own}
-        return kept | {"_done": self.steps, "_skipped": self.skipped_steps}
+        counts = {"_done": self.steps, "_skipped": self.skipped_steps}
+        return kept | counts | {"state": self.state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        if "state" in state:
+            self.state = self.__dict__.pop("state")
         for kind in HOOK_KINDS:
             if kind not in self.__dict__:
                 self._clear_hooks()

@@ -106,7 +106,7 @@ class Mixed(Optimizer):
             )
         member = self._members[name]
         # Anew each time: frameworks put others in their place.
-        member.param_groups, member.state = self.param_groups, self.state
+        member.param_groups, member._custody = self.param_groups, self._custody
         return member
 
     def add_param_group(self, param_group: Group) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from .custody import Custody
 from .schema import Schema, read_schema
 from .slot import Group, Slot, number, zeros
 from .stages import Setting, asked, staged
@@ -42,8 +43,8 @@ class Stateful:
     grad_scale: Tensor | None
     found_inf: Tensor | None
 
-    state: defaultdict[Any, Any]
     param_groups: list[Group]
+    _custody: Custody
     _fresh: frozenset[Tensor] = frozenset()  # with state, and not updated yet
     _rehearsed: bool = False  # state was made at a rate of 0
 
@@ -89,6 +90,16 @@ class Stateful:
         return self._schema_with(("ema_decay",))
 
     # State
+
+    @property
+    def state(self) -> defaultdict[Any, Any]:
+        """What is kept for each parameter: a dictionary of its slots."""
+        state: defaultdict[Any, Any] = self._custody.show()
+        return state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._custody = Custody(state)
 
     def missing_state(
         self, param: Tensor, group: Group, present: tuple[str, ...]

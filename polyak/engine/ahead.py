@@ -41,9 +41,9 @@ def before_check() -> str:
     """``@fetch.tensors(table, first)``: a block that ``check`` comes to."""
     code = Code()
     code.write(
-        loads("tensors written numbers handles number_pointers grad storage_offset")
+        loads("tensors objects numbers handles number_pointers grad storage_offset")
     )
-    objects, last = code.add("%written", "%numbers"), _end_of_block(code, "%tensors")
+    objects, last = "%objects", _end_of_block(code, "%tensors")
     with _entries(code, objects, last) as entry:
         _touch(code, _item(code, "%handles", entry))
     with _entries(code, "%numbers", last) as entry:
@@ -62,8 +62,8 @@ def before_check() -> str:
 def before_advance() -> str:
     """``@fetch.counters(table, first, stop)``: a block that ``advance`` comes to."""
     code = Code()
-    code.write(loads("tensors written numbers handles number_pointers version_offset"))
-    objects, last = code.add("%written", "%numbers"), _end_of_block(code, "%stop")
+    code.write(loads("tensors objects numbers handles number_pointers version_offset"))
+    objects, last = "%objects", _end_of_block(code, "%stop")
     with _entries(code, "%numbers", last) as entry:
         _prefetch(code, _item(code, "%number_pointers", entry), to_write=True)
     with _entries(code, objects, last) as entry:

@@ -89,6 +89,7 @@ class Bucket:
         self._row_of_cell: list[int] = []
         self._rows: list[_Row] = []
         self.table = self._tabulate()
+        self._looks_at(state=True)
         self._around: Around | None = None
         if kernel.calls:
             wide = kernel.real == np.float64
@@ -226,12 +227,27 @@ class Bucket:
             self._cell_states = [self._rows[row].state for row in self._row_of_cell]
         return self._cell_states
 
-    def holds(self) -> bool:
+    def holds(self, is_sole: bool = False) -> bool:
         """Whether the table is true of the tensors as they are now.
 
         The gradients' addresses are written into it on the way.
+
+        Args:
+            is_sole: nobody else holds the state: it is as it was.
         """
+        if is_sole is not self._is_sole:
+            self._looks_at(state=not is_sole)
         return walk().check(self.table.address) == -1
+
+    def held(self) -> list[Any]:
+        """The objects of the state that it refers to, each as often as it does."""
+        return [member.state for member in self.members]
+
+    def _looks_at(self, state: bool) -> None:
+        """Let looks, and what autograd is told, cover the state or not."""
+        self._is_sole = not state
+        objects = len(self.table.arrays["handles"])
+        self.table.set(objects=objects if state else 1)
 
     def squares(self) -> float:
         """The sum of the squared gradients."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -179,14 +180,23 @@ class Plan:
 
     def holds(self, optimizer: Optimizer) -> bool:
         """Whether the plan is true of the optimizer and its tensors as they are now."""
+        custody = optimizer._custody
+        is_sole = custody.keeper is self
+        if self._is_plain and not is_sole:
+            custody.before_look(self, self._held)
         return (
             not self._brief
             and not watched()
             and (self._unscales or vars(optimizer).get("grad_scale") is None)
-            and self._same_objects(optimizer)
+            and self._same_objects(optimizer, is_sole)
             and (self._is_plain or self._others_hold())
-            and all(map(Bucket.holds, self.buckets))
+            and all(bucket.holds(is_sole) for bucket in self.buckets)
         )
+
+    def _held(self) -> list[Any]:
+        """The objects that it refers to, each as often as it does."""
+        held = [self._watch.held(), *(bucket.held() for bucket in self.buckets)]
+        return [*chain.from_iterable(held)]
 
     def _others_hold(self) -> bool:
         """Whether what is in no bucket is as it was."""
@@ -205,8 +215,8 @@ class Plan:
         """Whether other hyperparameters differ from the plan's in numbers alone."""
         return now.structure == self._hyperparameters.structure
 
-    def _same_objects(self, optimizer: Optimizer) -> bool:
-        seen = self._watch.look(optimizer)
+    def _same_objects(self, optimizer: Optimizer, only_groups: bool) -> bool:
+        seen = self._watch.look(optimizer, only_groups)
         if seen == OTHER:
             return False
         if seen == SAME and self._hyperparameters.fixed:

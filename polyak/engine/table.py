@@ -23,6 +23,7 @@ _FIELDS = (
     "tensors",  # columns
     "written",  # roles that are written: the parameter and the slots
     "numbers",  # scalar slots of each parameter
+    "objects",  # rows of `handles` that are looked at: all, or the parameters alone
     "chunks",
     "units",  # of work: chunks, or a pass over a chunk
     "arguments",  # scalars of a row that the kernel takes

@@ -5,7 +5,8 @@
 -1 if the table holds, or the column of the first tensor that is no longer what the
 table was made for: gone or moved, another dtype, shape, stride or device, a gradient
 that overlaps what will be written, a step counter that was changed. It changes nothing
-else.
+else. Where nobody else holds the state, it looks at parameters, gradients and the
+values of step counters alone.
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
 (``bump_version``), and runs the kernel, in a team of threads where the table says so.
@@ -163,12 +164,14 @@ fail:
 {before_advance()}
 define i64 @check(ptr %table) {{
 entry:
-{loads("tensors written numbers handles pointers number_pointers dtypes bytes")}
+{loads("tensors written numbers objects handles pointers number_pointers dtypes bytes")}
 {loads("shapes shape_at row expected undefined grad number_is_double device")}
   %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
   %grad.code = load i64, ptr %grad.code.at
   %grad.row = mul i64 %written, %tensors
   %numbers.first = add i64 %written, 1
+  %is_sole = icmp eq i64 %objects, 1
+  %roles = select i1 %is_sole, i64 1, i64 %written
   br label %column
 column:
   %t = phi i64 [0, %entry], [%t.next, %column.holds]
@@ -214,7 +217,7 @@ keep.gradient:
 ; The parameter and its slots: where they were, and apart from the gradient.
 role:
   %r = phi i64 [0, %keep.gradient], [%r.next, %role.holds]
-  %r.more = icmp slt i64 %r, %written
+  %r.more = icmp slt i64 %r, %roles
   br i1 %r.more, label %ask.role, label %number
 ask.role:
   %r.row = mul i64 %r, %tensors
@@ -247,26 +250,30 @@ role.holds:
 number:
   %s = phi i64 [0, %role], [%s.next, %number.holds]
   %s.more = icmp slt i64 %s, %numbers
-  br i1 %s.more, label %ask.number, label %column.holds
+  br i1 %s.more, label %open.number, label %column.holds
+open.number:
+  %s.code.index = add i64 %numbers.first, %s
+  %s.code.at = getelementptr i64, ptr %dtypes, i64 %s.code.index
+  %s.code = load i64, ptr %s.code.at
+  %s.keep.row = mul i64 %s, %tensors
+  %s.keep.entry = add i64 %s.keep.row, %t
+  %s.keep.at = getelementptr ptr, ptr %number_pointers, i64 %s.keep.entry
+  br i1 %is_sole, label %read.number, label %ask.number
 ask.number:
   %s.role = add i64 %written, %s
   %s.row = mul i64 %s.role, %tensors
   %s.entry = add i64 %s.row, %t
   %s.handle.at = getelementptr ptr, ptr %handles, i64 %s.entry
   %s.handle = load ptr, ptr %s.handle.at
-  %s.code.index = add i64 %numbers.first, %s
-  %s.code.at = getelementptr i64, ptr %dtypes, i64 %s.code.index
-  %s.code = load i64, ptr %s.code.at
   %s.data = call i64 @inspect(ptr %table, ptr %s.handle, i64 %s.code, ptr %shapes,
                               i64 0)
   %s.gone = icmp eq i64 %s.data, -1
-  br i1 %s.gone, label %broken, label %read.number
+  br i1 %s.gone, label %broken, label %keep.number
+keep.number:
+  store i64 %s.data, ptr %s.keep.at
+  br label %read.number
 read.number:
-  %s.pointer = inttoptr i64 %s.data to ptr
-  %s.keep.row = mul i64 %s, %tensors
-  %s.keep.entry = add i64 %s.keep.row, %t
-  %s.keep.at = getelementptr ptr, ptr %number_pointers, i64 %s.keep.entry
-  store ptr %s.pointer, ptr %s.keep.at
+  %s.pointer = load ptr, ptr %s.keep.at
   %s.wide = icmp eq i64 %s.code, %number_is_double
   br i1 %s.wide, label %read.double, label %read.float
 read.double:
@@ -302,9 +309,8 @@ broken:
 ; What is said of the tensors from @first on, before @last.
 define void @advance(ptr %table, i64 %first, i64 %last) {{
 entry:
-{loads("tensors written numbers handles number_pointers dtypes row updated")}
+{loads("tensors written numbers objects handles number_pointers dtypes row updated")}
 {loads("bump_version number_is_double")}
-  %objects = add i64 %written, %numbers
   %numbers.first = add i64 %written, 1
   br label %column
 column:

@@ -57,10 +57,17 @@ class Watch:
         self._expected = np.array(stream, np.int64)
         self._addresses = self._expected.ctypes.data, self._ahead.ctypes.data
 
-    def look(self, optimizer: Optimizer) -> int:
-        """``SAME``, ``OTHER_VALUES`` or ``OTHER``."""
-        same = optimizer.param_groups is self._groups and optimizer.state is self._state
-        return _compiled()(*self._addresses) if same and not self._opaque else OTHER
+    def look(self, optimizer: Optimizer, only_groups: bool = False) -> int:
+        """``SAME``, ``OTHER_VALUES`` or ``OTHER``; of the groups alone, if so asked."""
+        groups, state = optimizer.param_groups, optimizer._custody.state
+        same = groups is self._groups and state is self._state
+        if self._opaque or not same:
+            return OTHER
+        return _compiled()(*self._addresses, only_groups)
+
+    def held(self) -> list[Any]:
+        """The objects that it refers to, each as often as it does."""
+        return [*self._objects, *chain.from_iterable(self._values), self._state]
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
@@ -146,7 +153,8 @@ def _interface() -> tuple[int, ...]:
 
 @functools.cache
 def _compiled() -> Callable[..., int]:
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+    address, whole = ctypes.c_void_p, ctypes.c_int64
+    prototype = ctypes.PYFUNCTYPE(whole, address, address, whole)
     return prototype(jit.compile_ir(_IR)["look"])
 
 
@@ -203,7 +211,7 @@ other:
   ret i64 %other.end
 }}
 
-define i64 @look(ptr %stream, ptr %objects) {{
+define i64 @look(ptr %stream, ptr %objects, i64 %only_groups) {{
 entry:
   %position = alloca i64
   %key = alloca ptr
@@ -231,7 +239,7 @@ group:
   %g.at = phi ptr [%group.first, %entry], [%g.at.next, %group.entries]
   %changed = phi i64 [0, %entry], [%changed.next, %group.entries]
   %g.more = icmp slt i64 %g, %group.count
-  br i1 %g.more, label %compare.group, label %state.head
+  br i1 %g.more, label %compare.group, label %groups.same
 compare.group:
   %g.dict = mul i64 %g, 2
   %g.list = add i64 %g.dict, 1
@@ -273,6 +281,9 @@ group.entries:
   br label %group
 
 ; The state: for each key, it and its value, then the value's entries.
+groups.same:
+  %enough = icmp ne i64 %only_groups, 0
+  br i1 %enough, label %same, label %state.head
 state.head:
   %objects.before = mul i64 %group.count, 2
   %state.count = load i64, ptr %g.at

@@ -108,11 +108,17 @@ class LiveBucket(TritonBucket):
         self.words.inputs(np.concatenate(words))
         self._watched = [(tensor, _address(tensor)) for tensor in tensors]
 
+    def held(self) -> list[Any]:
+        """The objects of the state that it refers to, each as often as it does."""
+        listed = (t for held in self._numbers_held.values() for t in held)
+        watched = (tensor for tensor, _ in self._watched)
+        return [*super().held(), *self._all_numbers, *listed, *watched]
+
     # One step
 
-    def holds(self) -> bool:
+    def holds(self, is_sole: bool = False) -> bool:
         """Whether the tables are true of the tensors as they are now."""
-        return super().holds() and all(
+        return super().holds(is_sole) and all(
             _address(tensor) == address for tensor, address in self._watched
         )
 
