@@ -239,6 +239,11 @@ class Bucket:
             self._looks_at(state=not is_sole)
         return walk().check(self.table.address) == -1
 
+    @property
+    def found_sole(self) -> bool:
+        """Whether the last look has found that nobody else refers to the state."""
+        return self.table.get("sole") == 1
+
     def held(self) -> list[Any]:
         """The objects of the state that it refers to, each as often as it does."""
         return [member.state for member in self.members]

@@ -111,7 +111,8 @@ class Plan:
         self._brief = begins or watched()
         for member in members:
             member.grad = None  # or it would outlive zero_grad()
-        self._watch = Watch(optimizer)
+        held = (bucket.held() for bucket in self.buckets)
+        self._watch = Watch(optimizer, chain.from_iterable(held))
         self._makes_objects = any(
             not isinstance(value, Tensor)
             for entry in self.eager
@@ -182,9 +183,9 @@ class Plan:
         """Whether the plan is true of the optimizer and its tensors as they are now."""
         custody = optimizer._custody
         is_sole = custody.keeper is self
-        if self._is_plain and not is_sole:
-            custody.before_look(self, self._held)
-        return (
+        if not is_sole:
+            custody.keeper = self  # first: who reads the state meanwhile takes it back
+        holds = (
             not self._brief
             and not watched()
             and (self._unscales or vars(optimizer).get("grad_scale") is None)
@@ -192,11 +193,14 @@ class Plan:
             and (self._is_plain or self._others_hold())
             and all(bucket.holds(is_sole) for bucket in self.buckets)
         )
+        if not is_sole and not (holds and self._found_sole()):
+            custody.keeper = None
+        return holds
 
-    def _held(self) -> list[Any]:
-        """The objects that it refers to, each as often as it does."""
-        held = [self._watch.held(), *(bucket.held() for bucket in self.buckets)]
-        return [*chain.from_iterable(held)]
+    def _found_sole(self) -> bool:
+        """Whether the look has found that nobody else refers to the state."""
+        found = self._is_plain and self._watch.found_sole
+        return found and all(bucket.found_sole for bucket in self.buckets)
 
     def _others_hold(self) -> bool:
         """Whether what is in no bucket is as it was."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Table", "begin", "chunk", "loads", "member", "record_type"]
+__all__ = ["CHUNK", "Table", "at", "begin", "chunk", "loads", "member", "record_type"]
 
 CHUNK = (
     1 << 16
@@ -23,6 +23,7 @@ _FIELDS = (
     "tensors",  # columns
     "written",  # roles that are written: the parameter and the slots
     "numbers",  # scalar slots of each parameter
+    "sole",  # 1 unless somebody else refers to a slot or a number
     "objects",  # rows of `handles` that are looked at: all, or the parameters alone
     "chunks",
     "units",  # of work: chunks, or a pass over a chunk
@@ -71,6 +72,11 @@ _FIELDS = (
     "strides",
     "storage_offset",  # where a tensor's record has the address of its storage
     "version_offset",  # and that of its counter of versions
+    "count_offset",  # where a record and a storage have their count of references
+    "record_count",  # that of a record to which its Python object alone refers
+    "storage_count",  # that of a storage to which one record alone refers
+    "shown_count",  # the same after Python has seen the storage
+    "object_offset",  # where a storage then has the address of its Python object
     "number_is_double",  # torch's code of float64: other scalar slots are float32
     "device",  # torch's code of the kind of device that the tensors are on
 )
@@ -78,6 +84,11 @@ _PLAIN = {
     "undefined",
     "storage_offset",
     "version_offset",
+    "count_offset",
+    "record_count",
+    "storage_count",
+    "shown_count",
+    "object_offset",
     "number_is_double",
     "device",
 }
@@ -86,15 +97,20 @@ _AT = {name: index for index, name in enumerate(_FIELDS)}
 record_type = "%Table = type {" + ", ".join("i64" for _ in _FIELDS) + "}"
 
 
+def at(field: str) -> int:
+    """The index of a field in the record."""
+    return _AT[field]
+
+
 def loads(names: str, table: str = "%table") -> str:
     """LLVM that loads fields: ``%name`` for a count, ``%name`` as a pointer else."""
     lines = []
     for name in names.split():
-        at = _AT[name]
+        index = _AT[name]
         lines.append(
-            f"  %{name}.field = getelementptr %Table, ptr {table}, i32 0, i32 {at}"
+            f"  %{name}.field = getelementptr %Table, ptr {table}, i32 0, i32 {index}"
         )
-        kind = "i64" if at <= _AT["threads"] or name in _PLAIN else "ptr"
+        kind = "i64" if index <= _AT["threads"] or name in _PLAIN else "ptr"
         lines.append(f"  %{name} = load {kind}, ptr %{name}.field")
     return "\n".join(lines)
 
@@ -162,6 +178,10 @@ class Table:
         """Set fields that are numbers or addresses of functions."""
         for name, value in fields.items():
             self.record[_AT[name]] = value
+
+    def get(self, field: str) -> int:
+        """A field that is a number."""
+        return int(self.record[_AT[field]])
 
     def array(self, name: str, content: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Point a field at an array, which the table keeps alive."""

@@ -22,8 +22,10 @@ import ctypes
 import functools
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch.utils import dlpack
 
 __all__ = ["Symbols", "device_code", "dtype_code", "functions", "handle", "symbols"]
 
@@ -53,6 +55,24 @@ _WORD = ctypes.sizeof(ctypes.c_size_t)
 _confirmed: Symbols | None = None
 
 
+class References(NamedTuple):
+    """How torch counts references: where, and the counts that mean "no other".
+
+    Attributes:
+        count_offset: where a tensor's record, and a storage, has its count.
+        record_count: of a record to which its Python object alone refers.
+        storage_count: of a storage to which one record alone refers.
+        shown_count: the same, once Python has seen the storage.
+        object_offset: where the storage then has the address of its Python object.
+    """
+
+    count_offset: int = 0
+    record_count: int = 0
+    storage_count: int = 0
+    shown_count: int = 0
+    object_offset: int = 0
+
+
 class Symbols(dict[str, int]):
     """Addresses of torch's functions by our names, and of its undefined tensor."""
 
@@ -60,6 +80,7 @@ class Symbols(dict[str, int]):
     handle_offset: int
     storage_offset: int
     version_offset: int
+    references: References
 
 
 def symbols() -> Symbols | None:
@@ -101,6 +122,7 @@ def functions() -> dict[str, int]:
         "undefined": known.undefined,
         "storage_offset": known.storage_offset,
         "version_offset": known.version_offset,
+        **known.references._asdict(),
     }
 
 
@@ -175,6 +197,39 @@ def _version_offset() -> int:
     return 0
 
 
+def _references(storage_offset: int) -> References:
+    """Found by looking at counts while something else refers to a sample.
+
+    Where they cannot be told, they are such that somebody else always seems to.
+    """
+    sample = _sample(3)
+
+    def counts(offset: int) -> tuple[int, int]:
+        record = sample._cdata
+        storage = _word(record + storage_offset)
+        return _signed(record + offset), _signed(storage + offset)
+
+    for offset in range(_WORD, 4 * _WORD, _WORD):
+        record, storage = counts(offset)
+        capsule = dlpack.to_dlpack(sample)  # type: ignore[attr-defined]
+        counted = counts(offset) == (record + 1, storage)
+        del capsule
+        detached = sample.detach()  # another record of the same storage
+        counted &= counts(offset) == (record, storage + 1)
+        del detached
+        if counted and counts(offset) == (record, storage):
+            break
+    else:
+        return References()
+    shown = sample.untyped_storage()
+    places = range(offset, 12 * _WORD, _WORD)
+    found = [place for place in places if _word(shown._cdata + place) == id(shown)]
+    if len(found) != 1:
+        return References(offset, record, storage)
+    del shown
+    return References(offset, record, storage, counts(offset)[1], found[0])
+
+
 def _grad_of(function: int, tensor: torch.Tensor) -> int:
     prototype = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)
     gradient = int(prototype(function)(tensor._cdata))
@@ -193,6 +248,7 @@ def _agrees(found: Symbols) -> bool:
     found.handle_offset = offset
     found.storage_offset = _storage_offset()
     found.version_offset = _version_offset()
+    found.references = _references(found.storage_offset)
     found.undefined = _undefined(found["grad"])
     sample = torch.nn.Parameter(_sample(2, 3))
     if _grad_of(found["grad"], sample) != found.undefined:
@@ -212,3 +268,7 @@ def _agrees(found: Symbols) -> bool:
 
 def _word(address: int) -> int:
     return ctypes.c_size_t.from_address(address).value
+
+
+def _signed(address: int) -> int:
+    return ctypes.c_int64.from_address(address).value

@@ -4,9 +4,10 @@
 (:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
 -1 if the table holds, or the column of the first tensor that is no longer what the
 table was made for: gone or moved, another dtype, shape, stride or device, a gradient
-that overlaps what will be written, a step counter that was changed. It changes nothing
-else. Where nobody else holds the state, it looks at parameters, gradients and the
-values of step counters alone.
+that overlaps what will be written, a step counter that was changed. It notes whether
+somebody else refers to the state, and changes nothing else. Where that is known, it
+looks at parameters, gradients and the values of step counters alone
+(:mod:`polyak.custody`).
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
 (``bump_version``), and runs the kernel, in a team of threads where the table says so.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from . import jit
 from .ahead import BLOCK, PREFETCH, before_advance, before_check
 from .code import ATTRIBUTES
-from .table import begin, loads, record_type
+from .table import at, begin, loads, record_type
 
 __all__ = ["Walk", "walk"]
 
@@ -157,6 +158,43 @@ fail:
   ret i64 -1
 }}
 
+; Note in the table if something refers to a tensor that is not its Python object: to
+; torch's record of it, to its storage, or to that one's Python object.
+define internal void @count(ptr %table, ptr %tensor) {{
+entry:
+{loads("storage_offset count_offset record_count storage_count shown_count")}
+{loads("object_offset")}
+  %record = load ptr, ptr %tensor
+  %record.count.at = getelementptr i8, ptr %record, i64 %count_offset
+  %record.count.is = load i64, ptr %record.count.at
+  %storage.at = getelementptr i8, ptr %record, i64 %storage_offset
+  %storage = load ptr, ptr %storage.at
+  %alone = icmp eq i64 %record.count.is, %record_count
+  %stored = icmp ne ptr %storage, null
+  %both = and i1 %alone, %stored
+  br i1 %both, label %ask.storage, label %held
+ask.storage:
+  %storage.count.at = getelementptr i8, ptr %storage, i64 %count_offset
+  %storage.count.is = load i64, ptr %storage.count.at
+  %unseen = icmp eq i64 %storage.count.is, %storage_count
+  br i1 %unseen, label %done, label %ask.shown
+ask.shown:
+  %shown = icmp eq i64 %storage.count.is, %shown_count
+  br i1 %shown, label %ask.object, label %held
+ask.object:
+  %object.at = getelementptr i8, ptr %storage, i64 %object_offset
+  %object = load ptr, ptr %object.at
+  %references = load i32, ptr %object
+  %free = icmp eq i32 %references, 1
+  br i1 %free, label %done, label %held
+held:
+  %sole.field = getelementptr %Table, ptr %table, i32 0, i32 {at("sole")}
+  store i64 0, ptr %sole.field
+  ret void
+done:
+  ret void
+}}
+
 {PREFETCH}
 {ATTRIBUTES}
 
@@ -172,6 +210,8 @@ entry:
   %numbers.first = add i64 %written, 1
   %is_sole = icmp eq i64 %objects, 1
   %roles = select i1 %is_sole, i64 1, i64 %written
+  %sole.field = getelementptr %Table, ptr %table, i32 0, i32 {at("sole")}
+  store i64 1, ptr %sole.field
   br label %column
 column:
   %t = phi i64 [0, %entry], [%t.next, %column.holds]
@@ -241,7 +281,13 @@ ask.overlap:
   %before = icmp ule i64 %to, %r.data
   %after = icmp ule i64 %r.end, %from
   %apart = or i1 %before, %after
-  br i1 %apart, label %role.holds, label %broken
+  br i1 %apart, label %role.apart, label %broken
+role.apart:
+  %is.param = icmp eq i64 %r, 0
+  br i1 %is.param, label %role.holds, label %count.role
+count.role:
+  call void @count(ptr %table, ptr %r.handle)
+  br label %role.holds
 role.holds:
   %r.next = add i64 %r, 1
   br label %role
@@ -271,6 +317,7 @@ ask.number:
   br i1 %s.gone, label %broken, label %keep.number
 keep.number:
   store i64 %s.data, ptr %s.keep.at
+  call void @count(ptr %table, ptr %s.handle)
   br label %read.number
 read.number:
   %s.pointer = load ptr, ptr %s.keep.at

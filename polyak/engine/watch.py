@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -30,26 +31,39 @@ __all__ = ["OTHER", "OTHER_VALUES", "SAME", "Watch"]
 SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
+_HELD = 4  # added to the others: somebody else refers to the state
 
 _MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
 
 class Watch:
-    """What an optimizer is made of, at the moment when the watch is made."""
+    """What an optimizer is made of, at the moment when the watch is made.
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    Args:
+        optimizer: what is watched.
+        held: objects of the state to which the plan refers, each as often as it does.
+
+    Attributes:
+        found_sole: the last look at all has found that nobody else refers to the state.
+    """
+
+    def __init__(self, optimizer: Optimizer, held: Iterable[Any] = ()) -> None:
+        self.found_sole = False
+        self._held = Counter(map(id, held))
         self._record(optimizer)
 
     def _record(self, optimizer: Optimizer) -> None:
         self._opaque = _is_opaque(optimizer)
+        self._countable = _counts_references()
         self._groups, self._state = optimizer.param_groups, optimizer.state
         # The objects are kept: another at the same address would pass for them.
         self._objects: list[Any] = []
-        self._values: list[list[Any]] = []
+        self._values: list[dict[str, Any]] = []
         self._values_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
         self._order: list[int] = []  # what is looked into, in turn, to read ahead
         stream = [*_interface(), id(self._groups), id(self._state)]
+        stream.append(self._references(self._state))
         self._add_groups(stream, optimizer)
         self._add_state(stream, optimizer)
         last = [id(self._groups), 0, 0] * AHEAD
@@ -59,15 +73,16 @@ class Watch:
 
     def look(self, optimizer: Optimizer, only_groups: bool = False) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``; of the groups alone, if so asked."""
-        groups, state = optimizer.param_groups, optimizer._custody.state
-        same = groups is self._groups and state is self._state
+        same = (
+            optimizer._custody.state is self._state
+        )  # a name for it would refer to it
+        same = same and optimizer.param_groups is self._groups
         if self._opaque or not same:
             return OTHER
-        return _compiled()(*self._addresses, only_groups)
-
-    def held(self) -> list[Any]:
-        """The objects that it refers to, each as often as it does."""
-        return [*self._objects, *chain.from_iterable(self._values), self._state]
+        seen = _compiled()(*self._addresses, only_groups)
+        if not only_groups:
+            self.found_sole = self._countable and not seen & _HELD
+        return seen & ~_HELD
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""
@@ -77,13 +92,13 @@ class Watch:
             for group, params in zip(groups, self._params, strict=True)
         ):
             return False
-        values = [_words(group) for group in groups]
-        if [*map(len, values)] != [*map(len, self._values)]:
+        if [*map(len, groups)] != [*map(len, self._values)]:
             self._record(optimizer)
             return True
-        self._values = values
-        for at, words in zip(self._values_at, values, strict=True):
-            self._expected[at : at + len(words)] = [*map(id, words)]
+        self._values = [dict(group) for group in groups]
+        for at, group in zip(self._values_at, groups, strict=True):
+            words = self._entries(group, counted=False)
+            self._expected[at : at + len(words)] = words
         return True
 
     def _add_groups(self, stream: list[int], optimizer: Optimizer) -> None:
@@ -93,20 +108,42 @@ class Watch:
             self._order += [*_record(group), *_record(group["params"])]
             stream.append(len(group["params"]))
             self._add(stream, *group["params"])
-            values = _words(group)
-            stream.append(len(values) // 2)
+            stream.append(len(group))
             self._values_at.append(len(stream))
-            self._values.append(values)
-            stream.extend(map(id, values))
+            self._values.append(dict(group))
+            stream += self._entries(group, counted=False)
 
     def _add_state(self, stream: list[int], optimizer: Optimizer) -> None:
         stream.append(len(optimizer.state))
         for key, value in optimizer.state.items():
             self._add(stream, key, value)
+            stream.append(self._references(value))
+            self._countable &= type(value) is dict
             self._order += _record(value if isinstance(value, dict) else self._groups)
-            entries = _words(value)
-            stream.append(len(entries) // 2)
-            self._add(stream, *entries)
+            entries = value if isinstance(value, dict) else {}
+            self._objects += chain.from_iterable(entries.items())
+            stream.append(len(entries))
+            stream += self._entries(entries, counted=True)
+
+    def _entries(self, entries: dict[Any, Any], *, counted: bool) -> list[int]:
+        """The words of a dictionary's entries: key, value, references to the value.
+
+        No references, but 0, where they are not to be counted: of what is not looked
+        into, and so is as it was while it is the same object.
+        """
+        words = []
+        for key, value in entries.items():
+            is_tensor = counted and isinstance(value, Tensor)
+            self._countable &= not is_tensor or type(value) is Tensor
+            words += [id(key), id(value), self._references(value) if is_tensor else 0]
+        return words
+
+    def _references(self, value: Any) -> int:
+        """How many there are to an object of the state, if nobody else has one.
+
+        One is of the object that it is in, and one of this watch.
+        """
+        return 2 + self._held[id(value)]
 
     def _add(self, stream: list[int], *objects: Any) -> None:
         self._objects.extend(objects)
@@ -128,11 +165,6 @@ def _is_opaque(optimizer: Optimizer) -> bool:
     )
 
 
-def _words(value: Any) -> list[Any]:
-    """The keys and the values of a dictionary, one after the other."""
-    return [*chain.from_iterable(value.items())] if isinstance(value, dict) else []
-
-
 def _record(value: dict[Any, Any] | list[Any]) -> tuple[int, int, int]:
     """An object, where CPython keeps the address of its items, and their cache lines.
 
@@ -141,6 +173,18 @@ def _record(value: dict[Any, Any] | list[Any]) -> tuple[int, int, int]:
     if isinstance(value, dict):
         return id(value), 32, min(1 + len(value) // 2, _MOST_LINES)
     return id(value), 24, min(1 + len(value) // 8, _MOST_LINES)
+
+
+@functools.cache
+def _counts_references() -> bool:
+    """Whether an object begins with the number of references to it, in 32 bits.
+
+    It does in CPython with a global lock.
+    """
+    sample = Tensor()
+    count = ctypes.c_uint32.from_address(id(sample))
+    before, held = count.value, [sample] * 3
+    return count.value == before + len(held) and before > 0
 
 
 @functools.cache
@@ -159,15 +203,25 @@ def _compiled() -> Callable[..., int]:
 
 
 # A stream of words, in the order in which Watch writes them: the functions of CPython,
-# the list of groups and the dictionary of the state, and what is due in these. Beside
+# the list of groups, the dictionary of the state and how many references there are to
+# it if nobody else has one, and what is due in these. Beside
 # it the objects that are looked into, in turn, to read ahead.
 _IR = f"""; look: are these the objects of the stream?
 {before_look()}
 {PREFETCH}
 {ATTRIBUTES}
 
-; The entries of a dictionary: their number, then (key, value) each.
-; Gives the end of the stream's entries, with bit 0 set where they differ.
+; Whether there are other references to an object than so many.
+define internal i1 @held(ptr %object, i64 %references) {{
+  %count = load i32, ptr %object
+  %count.wide = zext i32 %count to i64
+  %more = icmp ne i64 %count.wide, %references
+  ret i1 %more
+}}
+
+; The entries of a dictionary: their number, then (key, value, references) each.
+; Gives the end of the stream's entries, with bit 0 set where they differ, and bit 1
+; where somebody else refers to one of the values, be it weakly.
 define internal i64 @entries(ptr %dict, ptr %expected, ptr %dict_next) {{
 entry:
   %position = alloca i64
@@ -176,13 +230,14 @@ entry:
   store i64 0, ptr %position
   %count = load i64, ptr %expected
   %first = getelementptr i64, ptr %expected, i64 1
-  %words = mul i64 %count, 2
+  %words = mul i64 %count, 3
   %last = getelementptr i64, ptr %first, i64 %words
   %end = ptrtoint ptr %last to i64
   %other.end = or i64 %end, 1
   br label %next
 next:
-  %at = phi ptr [%first, %entry], [%at.next, %same.value]
+  %at = phi ptr [%first, %entry], [%at.next, %counted]
+  %held = phi i64 [0, %entry], [%held.next, %counted]
   %due = icmp ult ptr %at, %last
   %more = call i32 %dict_next(ptr %dict, ptr %position, ptr %key, ptr %value)
   %there = icmp ne i32 %more, 0
@@ -200,13 +255,29 @@ same.key:
   %value.same = icmp eq ptr %value.is, %value.due
   br i1 %value.same, label %same.value, label %other
 same.value:
-  %at.next = getelementptr i64, ptr %at, i64 2
+  %references.at = getelementptr i64, ptr %at, i64 2
+  %references = load i64, ptr %references.at
+  %is.counted = icmp ne i64 %references, 0
+  br i1 %is.counted, label %ask.count, label %counted
+ask.count:
+  %held.strongly = call i1 @held(ptr %value.is, i64 %references)
+  %weak.at = getelementptr i8, ptr %value.is, i64 {Tensor.__weakrefoffset__}
+  %weak = load ptr, ptr %weak.at
+  %held.weakly = icmp ne ptr %weak, null
+  %is.held = or i1 %held.strongly, %held.weakly
+  br label %counted
+counted:
+  %mark = phi i1 [false, %same.value], [%is.held, %ask.count]
+  %mark.bit = select i1 %mark, i64 2, i64 0
+  %held.next = or i64 %held, %mark.bit
+  %at.next = getelementptr i64, ptr %at, i64 3
   br label %next
 over:
   %as.many = icmp eq i1 %due, %there
   br i1 %as.many, label %same, label %other
 same:
-  ret i64 %end
+  %same.end = or i64 %end, %held
+  ret i64 %same.end
 other:
   ret i64 %other.end
 }}
@@ -226,9 +297,11 @@ entry:
   %groups = load ptr, ptr %groups.at
   %state.at = getelementptr i64, ptr %stream, i64 4
   %state = load ptr, ptr %state.at
-  %group.count.at = getelementptr i64, ptr %stream, i64 5
+  %state.references.at = getelementptr i64, ptr %stream, i64 5
+  %state.references = load i64, ptr %state.references.at
+  %group.count.at = getelementptr i64, ptr %stream, i64 6
   %group.count = load i64, ptr %group.count.at
-  %group.first = getelementptr i64, ptr %stream, i64 6
+  %group.first = getelementptr i64, ptr %stream, i64 7
   %group.count.is = call i64 %list_size(ptr %groups)
   %group.as.many = icmp eq i64 %group.count, %group.count.is
   br i1 %group.as.many, label %group, label %other
@@ -275,12 +348,13 @@ group.entries:
   %g.after = call i64 @entries(ptr %g.is, ptr %p.at, ptr %dict_next)
   %g.changed = and i64 %g.after, 1
   %changed.next = or i64 %changed, %g.changed
-  %g.end = and i64 %g.after, -2
+  %g.end = and i64 %g.after, -4
   %g.at.next = inttoptr i64 %g.end to ptr
   %g.next = add i64 %g, 1
   br label %group
 
-; The state: for each key, it and its value, then the value's entries.
+; The state: for each key, it, its value and the references to this one, then the
+; value's entries.
 groups.same:
   %enough = icmp ne i64 %only_groups, 0
   br i1 %enough, label %same, label %state.head
@@ -288,10 +362,13 @@ state.head:
   %objects.before = mul i64 %group.count, 2
   %state.count = load i64, ptr %g.at
   %state.first = getelementptr i64, ptr %g.at, i64 1
+  %state.is.held = call i1 @held(ptr %state, i64 %state.references)
+  %state.mark = select i1 %state.is.held, i64 2, i64 0
   br label %state.entry
 state.entry:
   %s = phi i64 [0, %state.head], [%s.next, %state.entries]
   %s.at = phi ptr [%state.first, %state.head], [%s.at.next, %state.entries]
+  %marks = phi i64 [%state.mark, %state.head], [%marks.next, %state.entries]
   %s.due = icmp slt i64 %s, %state.count
   %more = call i32 %dict_next(ptr %state, ptr %position, ptr %key, ptr %value)
   %there = icmp ne i32 %more, 0
@@ -311,18 +388,30 @@ compare.value:
   %value.same = icmp eq ptr %value.is, %value.due
   br i1 %value.same, label %inside, label %other
 inside:
-  %inside.at = getelementptr i64, ptr %s.at, i64 2
+  %references.at = getelementptr i64, ptr %s.at, i64 2
+  %references = load i64, ptr %references.at
+  %is.held = call i1 @held(ptr %value.is, i64 %references)
+  %mark = select i1 %is.held, i64 2, i64 0
+  %inside.at = getelementptr i64, ptr %s.at, i64 3
   %s.after = call i64 @entries(ptr %value.is, ptr %inside.at, ptr %dict_next)
   %s.changed = and i64 %s.after, 1
   %s.same = icmp eq i64 %s.changed, 0
   br i1 %s.same, label %state.entries, label %other
 state.entries:
-  %s.at.next = inttoptr i64 %s.after to ptr
+  %s.end = and i64 %s.after, -4
+  %s.at.next = inttoptr i64 %s.end to ptr
+  %s.marks = or i64 %s.after, %mark
+  %s.bit = and i64 %s.marks, 2
+  %marks.next = or i64 %marks, %s.bit
   %s.next = add i64 %s, 1
   br label %state.entry
 over:
   %as.many = icmp eq i1 %s.due, %there
-  br i1 %as.many, label %same, label %other
+  br i1 %as.many, label %all.same, label %other
+all.same:
+  %held = shl i64 %marks, 1
+  %answer = or i64 %changed, %held
+  ret i64 %answer
 same:
   ret i64 %changed
 other:
