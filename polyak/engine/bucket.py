@@ -88,6 +88,8 @@ class Bucket:
         self._cell_states = [state for _, state in cells]
         self._row_of_cell: list[int] = []
         self._rows: list[_Row] = []
+        self._prepared_for: Numbers | None = None  # where no number of the state counts
+        self._threads = 0
         self.table = self._tabulate()
         self._looks_at(state=True)
         self._around: Around | None = None
@@ -217,6 +219,7 @@ class Bucket:
             for group, state in zip(self._cell_groups, states, strict=True)
         ]
         self._rows = [_Row(*key) for key in rows]
+        self._prepared_for = None
         arrays = self.table.arrays
         arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
         for index, row in enumerate(self._rows):
@@ -256,7 +259,7 @@ class Bucket:
 
     def squares(self) -> float:
         """The sum of the squared gradients."""
-        self.table.set(threads=team.threads_for(self._gradient_bytes))
+        self._use(team.threads_for(self._gradient_bytes))
         return squares(self.formats["grad"])(self.table.address)
 
     def prepare(self, injected: Numbers) -> bool:
@@ -265,6 +268,8 @@ class Bucket:
         Args:
             injected: the numbers of the step itself.
         """
+        if injected == self._prepared_for:
+            return True
         for index, row in enumerate(self._rows):
             evaluated = self.reading.program.evaluate(
                 *self.schema.inputs(row.hyperparameters, row.state, injected)
@@ -275,6 +280,8 @@ class Bucket:
             self._values[index][:] = row.scalars
             row.next_state = self._next_state(row.state, slots)
             self._updated[index][:] = row.next_state
+        if not self.number_names:
+            self._prepared_for = injected
         return True
 
     def _next_state(self, state: Numbers, slots: Numbers) -> Numbers:
@@ -285,15 +292,22 @@ class Bucket:
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
         self._run()
-        for index, row in enumerate(self._rows):
-            self._expected[index][:] = row.state = row.next_state
+        if self.number_names:
+            for index, row in enumerate(self._rows):
+                self._expected[index][:] = row.state = row.next_state
 
     def _run(self) -> None:
         if self._around is None:
-            self.table.set(threads=team.threads_for(self._traffic))
+            self._use(team.threads_for(self._traffic))
             walk().launch(self.table.address)
         else:
             self._around.run(self._scalars(), self._run_region)
+
+    def _use(self, threads: int) -> None:
+        """Have as many threads in the next run."""
+        if threads != self._threads:
+            self.table.set(threads=threads)
+            self._threads = threads
 
     def _scalars(self) -> list[Scalars]:
         """The scalars that each row has, for leaves."""
@@ -312,7 +326,7 @@ class Bucket:
             pointers[row, wave.first : wave.last] = whole.data_ptr() + places
         chunks = self._chunk_at[wave.first], self._chunk_at[wave.last]
         share = (chunks[1] - chunks[0]) / self._chunk_at[-1]
-        self.table.set(threads=team.threads_for(int(self._traffic * share)))
+        self._use(team.threads_for(int(self._traffic * share)))
         walk().run(self.table.address, self._regions[region], *chunks)
 
 

@@ -257,7 +257,7 @@ class Plan:
             optimizer._skipped += 1
             optimizer._counts = False
             return True
-        floats = numbers if self.on_device else tuple(map(number, numbers))
+        floats = numbers if self.on_device else tuple([number(n) for n in numbers])
         for bucket in self.buckets:
             if not bucket.prepare(floats):
                 return False

@@ -23,3 +23,15 @@ def test_state_that_nobody_else_holds(capturable):
     assert optimizer.state[params[0]]["step"] == 14
     assert optimizer._custody.keeper is None
     del held
+
+
+def test_numbers_that_moved_are_found_where_they_are():
+    """The program reads counters by address: another one is noticed."""
+    params = [parameter(torch.ones(size), torch.ones(size)) for size in (3, 70)]
+    optimizer = polyak.AdamW(params, lr=0.1, capturable=True)
+    for _ in range(3):
+        optimizer.step()
+    for param in params:
+        optimizer.state[param]["step"].data = torch.tensor(20.0)
+    optimizer.step()
+    assert [optimizer.state[param]["step"] for param in params] == [21, 21]
