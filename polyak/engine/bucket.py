@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from .kernel import Kernel
 from .norm import squares
 from .passes import Passes
 from .reading import Reading
+from .rows import Rows
 from .survey import Member, Numbers
 from .table import CHUNK, Table
 from .walk import walk
@@ -30,18 +30,6 @@ from .workspace import lay_out
 __all__ = ["Bucket", "sizes_of"]
 
 ROWS = 16  # at least so many in a chunk that sums up columns
-
-_KINDS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
-
-
-@dataclass(eq=False)
-class _Row:
-    """A row of scalars: what it is made of, what is in it, and the next state."""
-
-    hyperparameters: Numbers
-    state: Numbers
-    scalars: Numbers = ()
-    next_state: Numbers = ()
 
 
 class Bucket:
@@ -87,8 +75,6 @@ class Bucket:
         self._cell_groups = [group for group, _ in cells]
         self._cell_states = [state for _, state in cells]
         self._row_of_cell: list[int] = []
-        self._rows: list[_Row] = []
-        self._prepared_for: Numbers | None = None  # where no number of the state counts
         self._threads = 0
         self.table = self._tabulate()
         self._looks_at(state=True)
@@ -120,6 +106,9 @@ class Bucket:
     def _entry(self) -> int:
         """The native function that works off the table."""
         self.library = jit.compile_ir(self.kernel.ir)
+        if self.kernel.evaluates:
+            prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+            self.rows.evaluate = prototype(self.library["prepare"])
         regions = range(len(self.kernel.calls) + 1)
         self._regions = [self.library[f"member{index}"] for index in regions]
         return self._regions[0]
@@ -139,8 +128,6 @@ class Bucket:
         numbers = [
             [member.state[name] for member in members] for name in self.number_names
         ]
-        self._kinds = tuple(_KINDS[column[0].dtype] for column in numbers)
-
         columns, cells = len(members), len(self._cell_groups)
         rows = len(roles) + len(self.kernel.memory)
         pointers = np.zeros((rows, columns), np.int64)
@@ -156,7 +143,6 @@ class Bucket:
         sizes = sizes_of(params, self.kernel.passes.has_rows)
         chunks = _chunks(sizes, self.kernel.passes)
         self._arguments = self.reading.graph.arguments()
-        arguments = len(self._arguments)
         ends = np.arange(len(members) + 1)
         self._chunk_at = np.searchsorted(chunks[0], ends).tolist()
 
@@ -169,9 +155,6 @@ class Bucket:
         table.array("shapes", shapes)
         table.array("shape_at", shape_at)
         table.array("row", np.zeros(columns, np.int64))
-        table.array("expected", np.zeros((cells, len(numbers))))
-        table.array("updated", np.zeros((cells, len(numbers))))
-        table.array("values", np.zeros((cells, arguments), self.kernel.real))
         table.array("chunk", chunks)
         table.array("sums", np.zeros(chunks.shape[1]))
         table.array("next_unit", np.zeros(1, np.int64))
@@ -180,11 +163,9 @@ class Bucket:
             units = self._lay_out(table, sizes, chunks)
         self._gradient_bytes = int(spans[-1].sum())
         self._traffic = 2 * int(spans.sum()) - self._gradient_bytes
-        # ctypes writes a number in a tenth of numpy's time, and makes infinite what
-        # float32 cannot hold, without a warning.
-        self._values, self._updated, self._expected = (
-            list(np.ctypeslib.as_ctypes(table.arrays[name]))
-            for name in ("values", "updated", "expected")
+        kinds = [column[0].dtype for column in numbers]
+        self.rows = Rows(
+            table, self.reading, self.schema, kinds, cells, self.kernel.real
         )
         table.set(
             tensors=columns,
@@ -192,9 +173,9 @@ class Bucket:
             numbers=len(numbers),
             chunks=chunks.shape[1],
             units=units,
-            arguments=arguments,
             grain=team.grain(self._traffic, units),
             kernel=self._entry(),
+            pow=jit.pow_address(),
             parallel=team.parallel_entry(),
             number_is_double=torch_abi.dtype_code(torch.float64),
             device=torch_abi.device_code(params[0].device.type),
@@ -218,16 +199,12 @@ class Bucket:
             rows.setdefault((hyperparameters[group], state), len(rows))
             for group, state in zip(self._cell_groups, states, strict=True)
         ]
-        self._rows = [_Row(*key) for key in rows]
-        self._prepared_for = None
-        arrays = self.table.arrays
-        arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
-        for index, row in enumerate(self._rows):
-            self._expected[index][:] = row.state
+        self.rows.assign(list(rows))
+        self.table.arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
 
     def _states_of_cells(self) -> list[Numbers]:
-        if self._rows:
-            self._cell_states = [self._rows[row].state for row in self._row_of_cell]
+        if self._row_of_cell:
+            self._cell_states = [*map(self.rows.state, self._row_of_cell)]
         return self._cell_states
 
     def holds(self, is_sole: bool = False) -> bool:
@@ -268,33 +245,12 @@ class Bucket:
         Args:
             injected: the numbers of the step itself.
         """
-        if injected == self._prepared_for:
-            return True
-        for index, row in enumerate(self._rows):
-            evaluated = self.reading.program.evaluate(
-                *self.schema.inputs(row.hyperparameters, row.state, injected)
-            )
-            if evaluated is None:
-                return False
-            row.scalars, slots = evaluated
-            self._values[index][:] = row.scalars
-            row.next_state = self._next_state(row.state, slots)
-            self._updated[index][:] = row.next_state
-        if not self.number_names:
-            self._prepared_for = injected
-        return True
-
-    def _next_state(self, state: Numbers, slots: Numbers) -> Numbers:
-        """The state's numbers after the step, as their tensors will hold them."""
-        new = (*slots, state[-1] + 1) if self.schema.counts_steps else slots
-        return tuple([kind(x).value for kind, x in zip(self._kinds, new, strict=True)])
+        return self.rows.prepare(injected)
 
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
         self._run()
-        if self.number_names:
-            for index, row in enumerate(self._rows):
-                self._expected[index][:] = row.state = row.next_state
+        self.rows.advance()
 
     def _run(self) -> None:
         if self._around is None:
@@ -312,7 +268,7 @@ class Bucket:
     def _scalars(self) -> list[Scalars]:
         """The scalars that each row has, for leaves."""
         return [
-            dict(zip(self._arguments, row.scalars, strict=True)) for row in self._rows
+            dict(zip(self._arguments, row.scalars, strict=True)) for row in self.rows
         ]
 
     def _run_region(

@@ -7,6 +7,7 @@ in some hundredths of a second; the object code is kept on disk (:mod:`.cache`).
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import threading
@@ -17,7 +18,7 @@ from llvmlite import binding as llvm
 
 from . import cache
 
-__all__ = ["Library", "compile_ir", "host_has"]
+__all__ = ["Library", "compile_ir", "host_has", "pow_address"]
 
 _LEVEL = 3
 _TUNING = {
@@ -63,6 +64,15 @@ def compile_ir(ir: str) -> Library:
         if ir not in _loaded:
             _loaded[ir] = _load(ir)
         return _loaded[ir]
+
+
+@functools.cache
+def pow_address() -> int:
+    """The address of C's ``pow``, which Python's ``**`` on floats calls.
+
+    LLVM would make something else of a call by name where it knows the exponent.
+    """
+    return ctypes.cast(ctypes.CDLL(None).pow, ctypes.c_void_p).value or 0
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from ..extent import Extent
 from .ahead import PREFETCH, before_chunk
 from .body import Body, declarations
 from .code import ATTRIBUTES, Code
+from .evaluation import evaluation
 from .formats import Format, format_of
 from .graph import Graph
 from .interludes import interlude_function
@@ -40,6 +41,7 @@ class Kernel:
         calls: the leaves that are called after each region but the last.
         real: the type it computes in, also that of the rows of scalars.
         passes: what is computed in which pass over the numbers; one, with leaves.
+        evaluates: the module has a function that evaluates the rows of scalars.
         listing: the loops in a form made for reading.
     """
 
@@ -49,6 +51,7 @@ class Kernel:
     calls: tuple[list[Call], ...]
     real: np.dtype[Any]
     passes: Passes
+    evaluates: bool
     listing: str
 
 
@@ -96,11 +99,14 @@ def generate(
     text = listing(
         name, order, formats, dtype.name, maximize=maximize, at_once=together
     )
-    return Kernel(_module(bodies), roles, memory, calls, dtype, passes, text)
+    scalars = evaluation(graph, bodies[0].real)
+    module = _module(bodies, scalars or "")
+    evaluates = scalars is not None
+    return Kernel(module, roles, memory, calls, dtype, passes, evaluates, text)
 
 
-def _module(bodies: Sequence[Body]) -> str:
-    """The functions of all regions."""
+def _module(bodies: Sequence[Body], scalars: str) -> str:
+    """The functions of all regions, and that which evaluates scalars."""
     text = "\n".join(
         function
         for index, body in enumerate(bodies)
@@ -111,7 +117,7 @@ def _module(bodies: Sequence[Body]) -> str:
     return f"""{record_type}
 
 {text}
-
+{scalars}
 {ATTRIBUTES}{declarations(text)}"""
 
 

@@ -18,7 +18,7 @@ from torch import fx
 from .graph import Graph
 from .stands import chosen
 
-__all__ = ["ScalarProgram", "scalar_program"]
+__all__ = ["ScalarProgram", "number_slots", "scalar_program"]
 
 _SIGNS = {
     operator.add: "+",
@@ -47,6 +47,11 @@ class ScalarProgram:
     inputs: tuple[str, ...]
     source: str
     evaluate: Callable[..., Evaluated | None]
+
+
+def number_slots(graph: Graph) -> list[str]:
+    """The slots that are numbers."""
+    return [name for name in graph.outputs if name in graph.hyperparameters]
 
 
 def scalar_program(graph: Graph, scalar_slots: tuple[str, ...] = ()) -> ScalarProgram:

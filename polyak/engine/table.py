@@ -27,6 +27,7 @@ _FIELDS = (
     "objects",  # rows of `handles` that are looked at: all, or the parameters alone
     "chunks",
     "units",  # of work: chunks, or a pass over a chunk
+    "rows",  # of scalars
     "arguments",  # scalars of a row that the kernel takes
     "grain",  # units in one claim of work
     "stop",  # the first unit that is not to be claimed
@@ -42,6 +43,9 @@ _FIELDS = (
     "row",  # i64[tensors]: which row of scalars serves a tensor
     "expected",  # double[rows][numbers]: the scalar slots as they must be now
     "updated",  # double[rows][numbers]: what they become
+    "injected",  # double[injected]: numbers of the step itself
+    "given",  # double[rows][given]: hyperparameters
+    "inputs",  # i64[2][inputs]: where those of the scalar program are; a row's stride
     "values",  # real[rows][arguments]
     "chunk",  # i64[3][chunks]: tensor, first number, count of numbers
     "sums",  # double[chunks]: of the squared gradients
@@ -57,6 +61,7 @@ _FIELDS = (
     "done",  # i64[tensors]: passes that have ended
     # functions
     "kernel",
+    "pow",
     "parallel",
     "undefined",
     "grad",

@@ -141,7 +141,7 @@ class LiveBucket(TritonBucket):
     def _scalars(self) -> list[Scalars]:
         """The scalars of each row, as far as the host knows them."""
         graph = self.reading.graph
-        return [values_of(graph, self._known(r.hyperparameters)) for r in self._rows]
+        return [values_of(graph, self._known(r.hyperparameters)) for r in self.rows]
 
     def _known(self, numbers: Numbers) -> dict[str, float]:
         given = zip(self._given, numbers, strict=True)

@@ -1,0 +1,158 @@
+"""The rows of scalars of a bucket: what its kernel takes besides tensors.
+
+A row is made of the hyperparameters of a group and of the numbers in the state of its
+parameters. Native code evaluates all rows at once (:mod:`.evaluation`); Python does
+where that cannot, and where leaves want the scalars.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..schema import Schema
+from .reading import Reading
+from .scalars import number_slots
+from .survey import Numbers
+from .table import Table
+
+__all__ = ["Row", "Rows"]
+
+_KINDS = {torch.float64: ctypes.c_double, torch.float32: ctypes.c_float}
+
+
+@dataclass(eq=False)
+class Row:
+    """The hyperparameters of a row, and the scalars that Python has made of them."""
+
+    hyperparameters: Numbers
+    scalars: Numbers = ()
+
+
+class Rows:
+    """The rows of scalars in a table.
+
+    Args:
+        table: what they are in; their arrays are made here.
+        reading: the rule's graph and scalar program.
+        schema: the rule.
+        dtypes: of the numbers that a parameter's state has, the step counter last.
+        most: how many rows there can be.
+        real: the type of the scalars.
+
+    Attributes:
+        evaluate: native code that evaluates them, given the table's address; it answers
+            0, or 1 where Python must.
+    """
+
+    evaluate: Callable[[int], int] | None = None
+
+    def __init__(
+        self,
+        table: Table,
+        reading: Reading,
+        schema: Schema,
+        dtypes: Sequence[torch.dtype],
+        most: int,
+        real: np.dtype[Any],
+    ) -> None:
+        self._table, self._reading, self._schema = table, reading, schema
+        self._kinds = tuple(_KINDS[dtype] for dtype in dtypes)
+        self._rows: list[Row] = []
+        self._is_plain = False  # all hyperparameters are floats
+        self._prepared_for: Numbers | None = None  # where no number of the state counts
+        slots, injected = len(number_slots(reading.graph)), len(schema.injected)
+        given = len(reading.program.inputs) - slots - schema.wants_step - injected
+        arguments = len(reading.graph.arguments())
+        arrays = [
+            table.array("expected", np.zeros((most, len(dtypes)))),
+            table.array("updated", np.zeros((most, len(dtypes)))),
+            table.array("injected", np.zeros((1, injected))),
+            table.array("given", np.zeros((most, given))),
+            table.array("values", np.zeros((most, arguments), real)),
+        ]
+        # Where each input of the program is, and how far from there that of a next row.
+        columns = [range(slots), [slots] * schema.wants_step, range(injected)]
+        inputs = [
+            (array.ctypes.data + 8 * column, array.shape[1] if len(array) > 1 else 0)
+            for array, own in zip(arrays, [*columns, range(given)], strict=False)
+            for column in own
+        ]
+        table.array("inputs", np.array(inputs, np.int64).reshape(-1, 2).T)
+        table.set(arguments=arguments)
+        # ctypes writes a number in a tenth of numpy's time, and makes infinite what
+        # float32 cannot hold, without a warning.
+        self._expected, self._updated, (self._injected,), self._given, self._values = (
+            list(np.ctypeslib.as_ctypes(array)) for array in arrays
+        )
+        self._ends = arrays[0].ctypes.data, arrays[1].ctypes.data
+
+    def __iter__(self) -> Any:
+        return iter(self._rows)
+
+    def assign(self, made_of: Sequence[tuple[Numbers, Numbers]]) -> None:
+        """Use a row for each of these hyperparameters and numbers of the state."""
+        self._rows = [Row(hyperparameters) for hyperparameters, _ in made_of]
+        self._prepared_for = None
+        self._table.set(rows=len(self._rows))
+        for index, (_, state) in enumerate(made_of):
+            self._expected[index][:] = state
+        self._is_plain = all(
+            type(value) is float for row in self._rows for value in row.hyperparameters
+        )
+        if self._is_plain and self.evaluate is not None:
+            for index, row in enumerate(self._rows):
+                self._given[index][:] = row.hyperparameters
+
+    def state(self, row: int) -> Numbers:
+        """The numbers of the state as they are now, of the parameters of a row."""
+        return tuple(self._expected[row])
+
+    def prepare(self, injected: Numbers) -> bool:
+        """Evaluate them; False if the rule would branch otherwise.
+
+        Args:
+            injected: the numbers of the step itself.
+        """
+        if injected == self._prepared_for:
+            return True
+        if not (self._evaluated(injected) or self._evaluate_in_python(injected)):
+            return False
+        if not self._kinds:
+            self._prepared_for = injected
+        return True
+
+    def _evaluated(self, injected: Numbers) -> bool:
+        if self.evaluate is None or not self._is_plain:
+            return False
+        if injected:
+            self._injected[:] = injected
+        return not self.evaluate(self._table.address)
+
+    def _evaluate_in_python(self, injected: Numbers) -> bool:
+        for index, row in enumerate(self._rows):
+            state = self.state(index)
+            evaluated = self._reading.program.evaluate(
+                *self._schema.inputs(row.hyperparameters, state, injected)
+            )
+            if evaluated is None:
+                return False
+            row.scalars, new = evaluated
+            if self._schema.counts_steps:
+                new = (*new, state[-1] + 1)
+            self._values[index][:] = row.scalars
+            self._updated[index][:] = [  # as their tensors will hold them
+                kind(x).value for kind, x in zip(self._kinds, new, strict=True)
+            ]
+        return True
+
+    def advance(self) -> None:
+        """The numbers of the state are what they became."""
+        if self._kinds:
+            size = 8 * len(self._kinds) * len(self._rows)
+            ctypes.memmove(*self._ends, size)
