@@ -35,6 +35,7 @@ _COMPARISONS = {
     operator.eq: "oeq",
     operator.ne: "une",
 }
+_DIVISION = operator.truediv
 _OTHERS = {operator.pow, operator.neg, operator.pos, operator.abs, chosen}
 _EXACT = 2.0**53
 
@@ -49,9 +50,9 @@ def evaluation(graph: Graph, real: str) -> str | None:
     Returns:
         LLVM, or None where the rule makes something of scalars that is not in it.
     """
-    known = _ARITHMETIC.keys() | _COMPARISONS.keys() | _OTHERS
     scalars = [node for node in graph.nodes if node in graph.scalars]
-    if graph.leaves or any(node.target not in known for node in scalars):
+    whole = _whole_numbers(scalars)
+    if graph.leaves or whole is None:
         return None
     code = Code()
     code.write(loads("rows numbers arguments expected updated values inputs pow"))
@@ -60,7 +61,7 @@ def evaluation(graph: Graph, real: str) -> str | None:
     with code.loop("0", "%rows") as row:
         first = code.multiply(row, "%numbers")
         _count(code, graph, first)
-        program = _Program(code, fails)
+        program = _Program(code, fails, whole)
         inputs = str(len(graph.hyperparameters))
         for index, node in enumerate(graph.hyperparameters.values()):
             at = code.emit(f"load ptr, ptr {code.item('%inputs', str(index), 8)}")
@@ -90,9 +91,33 @@ def evaluation(graph: Graph, real: str) -> str | None:
             _round(code, place, code.item("%updated", code.add(first, place), 8))
     failed = code.emit(f"load i1, ptr {fails}")
     code.write(f"%failed = zext i1 {failed} to i64")
-    text = f"define i64 @prepare(ptr %table) #1 {{\nentry:\n{code.text}\n"
-    declared = "declare double @llvm.fabs.f64(double)\n"
-    return f"{text}  ret i64 %failed\n}}\n{declared}"
+    head = "define i64 @prepare(ptr %table) #1 {\nentry:"
+    return f"{head}\n{code.text}\n  ret i64 %failed\n}}\n"
+
+
+def _whole_numbers(scalars: list[fx.Node]) -> set[fx.Node] | None:
+    """The nodes that are ints in Python, which have no zero with a sign.
+
+    None if there is an operator that only Python has, or one whose result may be an int
+    or a float.
+    """
+    whole = set[fx.Node]()
+    for node in scalars:
+        target: Any = node.target
+        if target not in _ARITHMETIC.keys() | _COMPARISONS.keys() | _OTHERS:
+            return None
+        operands = node.args[1:] if target is chosen else node.args
+        are_whole = {
+            o in whole if isinstance(o, fx.Node) else type(o) is not float
+            for o in operands
+        }
+        if target in _COMPARISONS or (are_whole == {True} and target is not _DIVISION):
+            whole.add(node)
+        if target is chosen and len(are_whole) > 1:
+            return None
+        if target is operator.pow and are_whole == {True}:
+            return None
+    return whole
 
 
 def _count(code: Code, graph: Graph, first: str) -> None:
@@ -121,8 +146,8 @@ def _round(code: Code, index: str, at: str) -> None:
 class _Program:
     """The scalars of a row: numbers are ``double``, truth values ``i1``."""
 
-    def __init__(self, code: Code, fails: str) -> None:
-        self.code, self.fails = code, fails
+    def __init__(self, code: Code, fails: str, whole: set[fx.Node]) -> None:
+        self.code, self.fails, self.whole = code, fails, whole
         self.values: dict[fx.Node, str] = {}
         self.truths: dict[fx.Node, str] = {}
 
@@ -140,8 +165,11 @@ class _Program:
             text = f"select i1 {condition}, double {x}, double {y}"
         else:
             text = self._operation(target, [*map(self.number, node.args)])
-        value = self.values[node] = self.code.emit(text)
-        size = self.code.emit(f"call double @llvm.fabs.f64(double {value})")
+        value = self.code.emit(text)
+        if node in self.whole:
+            value = self.code.emit(f"fadd double {value}, 0.0")  # -0.0 becomes 0.0
+        self.values[node] = value
+        size = self.code.emit(self._size(value))
         self._fail_if(self.code.emit(f"fcmp uge double {size}, {_literal(_EXACT)}"))
 
     def _operation(self, target: Any, operands: list[str]) -> str:
@@ -152,8 +180,14 @@ class _Program:
         if target is operator.neg:
             return f"fneg double {operands[0]}"
         if target is operator.abs:
-            return f"call double @llvm.fabs.f64(double {operands[0]})"
+            return self._size(operands[0])
         return f"select i1 true, double {operands[0]}, double {operands[0]}"
+
+    def _size(self, value: str) -> str:
+        """The absolute value: without the first bit."""
+        bits = self.code.emit(f"bitcast double {value} to i64")
+        size = self.code.emit(f"and i64 {bits}, {2**63 - 1}")
+        return f"bitcast i64 {size} to double"
 
     def guard(self, node: fx.Node, due: bool | int) -> None:
         """Python must answer where a branch would be another."""

@@ -131,7 +131,9 @@ def _distances(actual: Side, expected: Side, scales: Scales) -> Distances:
 
 def _leaves(side: Side) -> Iterator[tuple[str, Any]]:
     yield from _walk([param.data for param in params_of(side.optimizer)], "params")
-    yield from _walk(states_of(side.optimizer), "state")
+    with side.unnoticed():
+        states = states_of(side.optimizer)
+    yield from _walk(states, "state")
     given = [param.grad is not None for param in params_of(side.optimizer)]
     yield from _walk(given, "given")
 

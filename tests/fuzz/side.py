@@ -8,6 +8,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,15 +88,30 @@ class Side:
             warnings.simplefilter("ignore")
             getattr(self, f"_{type(event).__name__.lower()}")(event)
 
+    @contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """In this block the state may be read, and the next step does not look at it.
+
+        Whoever reads ``optimizer.state`` makes the next step of polyak look for changes
+        (:mod:`polyak.custody`). A comparison changes nothing, and would hide what a
+        step does without looking.
+        """
+        custody = getattr(self.optimizer, "_custody", None)
+        keeper = None if custody is None else custody.keeper
+        yield
+        if custody is not None:
+            custody.keeper = keeper
+
     def follow(self, other: Side) -> None:
         """Go on from where the other side is, in what it keeps in half precision."""
-        for param, its in zip(
-            params_of(self.optimizer), params_of(other.optimizer), strict=True
-        ):
-            _take(param.data, its)
-            state, its_state = self.optimizer.state, other.optimizer.state
-            for key, value in its_state.get(its, {}).items():
-                _take(state.get(param, {}).get(key), value)
+        with other.unnoticed():
+            for param, its in zip(
+                params_of(self.optimizer), params_of(other.optimizer), strict=True
+            ):
+                _take(param.data, its)
+                state, its_state = self.optimizer.state, other.optimizer.state
+                for key, value in its_state.get(its, {}).items():
+                    _take(state.get(param, {}).get(key), value)
 
     # What is made
 
