@@ -51,7 +51,7 @@ def check(scenario: Scenario) -> str:
 def _check(scenario: Scenario) -> str:
     ours, torchs = Side(scenario, "polyak"), Side(scenario, "torch")
     case, scales, steps = case_of(scenario.name), {}, 0
-    for index, event in enumerate(scenario.events):
+    for index, event in enumerate(scenario.happenings):
         errors = [_error(side, event) for side in (ours, torchs)]
         if any(errors):
             kinds = [type(error) for error in errors]
@@ -97,7 +97,7 @@ def _astray(scenario: Scenario, last: int) -> Distances:
         ours, torchs = Side(scenario, "polyak"), Side(scenario, "torch")
         nudge = Nudge(seed, torch.finfo(dtype).eps)
         nudged, scales = Side(scenario, "torch", nudge), {}
-        for event in scenario.events[: last + 1]:
+        for event in scenario.happenings[: last + 1]:
             for side in (ours, torchs, nudged):
                 side.apply(event)
             found = _distances(nudged, torchs, scales)

@@ -140,9 +140,10 @@ def _short_memory(scenario: Scenario) -> bool:
 
 def _rehearsal(scenario: Scenario) -> bool:
     """It may be one: rates of zero, and gradients of zero or of no numbers."""
-    empty = [prod(spec.shape) == 0 for spec in scenario.specs]
+    empty = any(prod(spec.shape) == 0 for spec in scenario.specs)
+    first = [spec for group in scenario.groups for spec in group.specs]
     fewer = any(isinstance(event, Drop | Freeze) for event in scenario.events)
-    still = all(empty) or (fewer and any(empty))
+    still = not any(prod(spec.shape) for spec in first) or (fewer and empty)
     steps = [event for event in scenario.events if isinstance(event, Step)]
     return 0 in _values(scenario, "lr") and (
         still or any(step.scale == 0 or step.missing for step in steps)

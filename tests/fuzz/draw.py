@@ -227,6 +227,8 @@ def _step(name: str, dense: bool, rng: Random) -> Step:
         bad=rng.choice((float("inf"), float("nan"))) if bad else None,
         kept=_likely(rng, 1 / 3),
         closure=_likely(rng, 1 / 8),
+        # So long that polyak does not look at the state any more.
+        again=rng.randint(1, 4) if _likely(rng, 1 / 3) else 0,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Arguments = Mapping[str, Any]
@@ -38,6 +38,7 @@ class Step:
         bad: a number that is no number, put into the first gradient.
         kept: they are written into the gradients of the last step, where these are.
         closure: the step calls a closure, which gives them.
+        again: as many more steps follow, each on new gradients.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class Step:
     bad: float | None = None
     kept: bool = False
     closure: bool = False
+    again: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,16 @@ class Scenario:
         """Those that are added, too."""
         added = [event.group for event in self.events if isinstance(event, Add)]
         return [*self.groups, *added]
+
+    @property
+    def happenings(self) -> list[Event]:
+        """The events, each step by itself."""
+        found: list[Event] = []
+        for event in self.events:
+            more = event.again if isinstance(event, Step) else 0
+            found.append(event)
+            found += (replace(event, seed=event.seed + n + 1) for n in range(more))
+        return found
 
     @property
     def specs(self) -> list[Spec]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from polyak.custody import Custody
 from polyak.engine.plan import Plan
 from tests.fuzz import side
 from tests.fuzz.check import check
@@ -14,6 +15,7 @@ from tests.fuzz.scenario import (
     Group,
     Move,
     Reload,
+    Reset,
     Scenario,
     Spec,
     Step,
@@ -240,3 +242,14 @@ def test_a_failure_is_made_small(monkeypatch):
     assert small == Scenario(
         "Adam", (Group((Spec(()),)),), (small.events[0], Reload("file"))
     )
+
+
+@pytest.mark.parametrize("event", [Move("state"), Reset()])
+def test_unnoticed_changes_of_state_are_found(event, monkeypatch):
+    """Where reading the state did not end the optimizer's custody of it."""
+    steady = Step(0, again=3)
+    scenario = Scenario("Adam", ONE, (steady, event, Step(7)))
+    assert check(scenario) == "same"
+    monkeypatch.setattr(Custody, "show", lambda self: self.state)
+    with pytest.raises(AssertionError, match="ulp away"):
+        check(scenario)
