@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
 
 from .cases import CASES, Case
 from .contenders import Contender
@@ -21,6 +23,7 @@ OPTIMIZERS = (Contender("SGD", {"momentum": 0.9}), Contender("AdamW"))
 STEPS = tuple(CASES[name] for name in ("small", "medium", "resnet50"))
 
 SPIN = "while True: pass"
+LOOP = "loop"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Disturbed:
 
     Attributes:
         torch: the fastest of torch's implementations without the neighbour.
+        length: of the bare loop, in seconds: polyak's median without the neighbour.
         quiet: by side: polyak, and that of torch.
         busy: the same with the neighbour.
     """
@@ -37,12 +41,18 @@ class Disturbed:
     contender: Contender
     threads: int
     torch: str
+    length: float
     quiet: Mapping[str, Times]
     busy: Mapping[str, Times]
 
     def worst(self, side: str) -> float:
         """The 99th percentile with the neighbour, over the median without."""
         return self.busy[side].p99 / self.quiet[side].median
+
+    @property
+    def least(self) -> float:
+        """The same of a loop that does nothing for as long as polyak's step takes."""
+        return self.busy[LOOP].p99 / self.length
 
 
 @contextmanager
@@ -84,16 +94,25 @@ def _disturbed(
     with quiet(threads):
         alone = interleave(ready, seconds, rivals=rivals)
         best = fastest(alone, rivals)
-        two = {name: ready[name] for name in (POLYAK, best)}
+        length = alone[POLYAK].median
+        busy_sides = {name: ready[name] for name in (POLYAK, best)}
+        busy_sides[LOOP] = Side(partial(_wait, length))
         with spinning():
-            busy = interleave(two, seconds)
-    return Disturbed(case, contender, threads, best, alone, busy)
+            busy = interleave(busy_sides, seconds)
+    return Disturbed(case, contender, threads, best, length, alone, busy)
+
+
+def _wait(seconds: float) -> None:
+    """Keep a core busy for so long, or longer if it is taken away meanwhile."""
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        pass
 
 
 def section(results: Iterable[Disturbed]) -> str:
     """Quiet and disturbed times side by side."""
     headers = ["parameters", "optimizer", "threads", "", "unit", "quiet", "disturbed"]
-    headers += ["disturbed 99th / quiet median", "repeats"]
+    headers += ["disturbed 99th / quiet median", "of a bare loop", "repeats"]
     rows = [
         [
             result.case.title,
@@ -104,6 +123,7 @@ def section(results: Iterable[Disturbed]) -> str:
             times(result.quiet[side], result.case.unit),
             times(result.busy[side], result.case.unit),
             number(result.worst(side)),
+            number(result.least) if side == POLYAK else "",
             str(len(result.busy[side].seconds)),
         ]
         for result in results

@@ -109,19 +109,22 @@ def test_a_step_is_measured_with_the_neighbour_and_without(monkeypatch):
     (found,) = neighbour.disturbed((1,), [FEW], [SGD], seconds=0.0)
 
     assert found.torch in ("for-loop", "foreach", "fused")
-    assert [*found.busy] == [POLYAK, found.torch]
+    assert [*found.busy] == [POLYAK, found.torch, neighbour.LOOP]
+    assert found.length == found.quiet[POLYAK].median
+    assert found.least >= 1
     assert {POLYAK, found.torch} <= set(found.quiet)
 
 
 def test_the_worst_with_the_neighbour_is_compared_with_the_median_without():
     alone = {"polyak": Times((1.0, 2.0, 9.0)), "fused": Times((4.0,))}
     busy = {"polyak": Times((1.0, 6.0)), "fused": Times((40.0,))}
-    found = neighbour.Disturbed(FEW, SGD, 2, "fused", alone, busy)
+    busy[neighbour.LOOP] = Times((2.0, 5.0))
+    found = neighbour.Disturbed(FEW, SGD, 2, "fused", 2.0, alone, busy)
 
     assert (found.worst("polyak"), found.worst("fused")) == (3.0, 10.0)
     section = neighbour.section([found])
     assert "| Few tensors | SGD(momentum=0.9) | 2 | polyak | µs |" in section
-    assert "| 3.00 | 2 |" in section
+    assert "| 3.00 | 2.50 | 2 |" in section
     assert "| torch, fused |" in section
 
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 __all__ = ["ATTRIBUTES", "Code"]
 
-# What a module with functions must define: those that are to be fast, and to be small.
+# What a module with functions must define: those that are to be fast, to be small, and
+# to be compiled quickly, since they run once a step.
 ATTRIBUTES = """attributes #0 = { noinline nounwind "prefer-vector-width"="512" }
 attributes #1 = { noinline nounwind optsize "prefer-vector-width"="512" }
+attributes #2 = { noinline nounwind optnone }
 """
 
 

@@ -91,7 +91,7 @@ def evaluation(graph: Graph, real: str) -> str | None:
             _round(code, place, code.item("%updated", code.add(first, place), 8))
     failed = code.emit(f"load i1, ptr {fails}")
     code.write(f"%failed = zext i1 {failed} to i64")
-    head = "define i64 @prepare(ptr %table) #1 {\nentry:"
+    head = "define i64 @prepare(ptr %table) #2 {\nentry:"
     return f"{head}\n{code.text}\n  ret i64 %failed\n}}\n"
 
 

@@ -2,11 +2,13 @@
 
 A plan is made from what an optimizer and its tensors are at one moment. Before each
 step it is asked whether it still holds. That question is where a fused step on small
-tensors spends its time, so it is asked in three ways, each cheap for what it covers:
+tensors spends its time, so it is asked in several ways, each cheap for what it covers:
 
 - Python objects (the groups and the state, with all that is in them) are compared by
   identity with those the plan was made from: :class:`.watch.Watch`;
 - tensors are looked at by native code: :meth:`.bucket.Bucket.holds`;
+- of state that nobody else can have changed it is not asked at all:
+  :mod:`polyak.custody`;
 - where a value in a group is another, it is compared by what it means. A learning rate
   that changed touches the scalars alone, not the plan.
 

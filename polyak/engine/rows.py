@@ -64,11 +64,17 @@ class Rows:
         self._table, self._reading, self._schema = table, reading, schema
         self._kinds = tuple(_KINDS[dtype] for dtype in dtypes)
         self._rows: list[Row] = []
-        self._is_plain = False  # all hyperparameters are floats
+        self._is_plain = False  # no arithmetic on ints, which has no limits in Python
         self._prepared_for: Numbers | None = None  # where no number of the state counts
         slots, injected = len(number_slots(reading.graph)), len(schema.injected)
         given = len(reading.program.inputs) - slots - schema.wants_step - injected
         arguments = len(reading.graph.arguments())
+        graph = reading.graph
+        nodes = list(graph.hyperparameters.values())[slots + schema.wants_step :]
+        self._computed_with = [
+            any(user in graph.scalars for user in node.users)
+            for node in nodes[injected:]
+        ]
         arrays = [
             table.array("expected", np.zeros((most, len(dtypes)))),
             table.array("updated", np.zeros((most, len(dtypes)))),
@@ -102,12 +108,19 @@ class Rows:
         self._table.set(rows=len(self._rows))
         for index, (_, state) in enumerate(made_of):
             self._expected[index][:] = state
-        self._is_plain = all(
-            type(value) is float for row in self._rows for value in row.hyperparameters
-        )
-        if self._is_plain and self.evaluate is not None:
+        able = self.evaluate is not None
+        self._is_plain = able and all(map(self._no_ints, self._rows))
+        if self._is_plain:
             for index, row in enumerate(self._rows):
                 self._given[index][:] = row.hyperparameters
+
+    def _no_ints(self, row: Row) -> bool:
+        """Whether each hyperparameter that something is computed of is a float."""
+        given = zip(self._computed_with, row.hyperparameters, strict=True)
+        return all(
+            type(value) is float or not (used or isinstance(value, bool))
+            for used, value in given
+        )
 
     def state(self, row: int) -> Numbers:
         """The numbers of the state as they are now, of the parameters of a row."""

@@ -3,7 +3,8 @@
 The program is a Python function generated from the graph. It works in float64, checks
 the guards as it goes, and answers with the kernel's arguments and the new values of the
 scalar slots; or with None where the rule would take another branch than the one the
-graph was made for.
+graph was made for. It is the reference for :mod:`.evaluation`, which does the same in
+native code.
 """
 
 from __future__ import annotations

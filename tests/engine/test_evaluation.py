@@ -198,6 +198,18 @@ def test_whole_numbers_are_left_to_python():
     assert not bucket.rows._evaluated(())
 
 
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adamax", "ASGD", "SGD"])
+def test_zeros_that_switch_something_off_may_be_ints(name):
+    """torch's defaults are: `weight_decay=0` is not computed with."""
+    optimizer = getattr(polyak, name)([parameter([1.0], [1.0])], lr=0.1)
+    assert type(optimizer.defaults["weight_decay"]) in (int, float)
+    optimizer.defaults["weight_decay"] = optimizer.param_groups[0]["weight_decay"] = 0
+    for _ in range(8):
+        optimizer.step()
+    (bucket,) = optimizer._plan.buckets
+    assert bucket.rows._evaluated(())
+
+
 def test_numbers_of_the_step_itself():
     """The factor of the gradient is injected in every row."""
     params = [parameter([1.0, 2.0], [30.0, 40.0]) for _ in range(3)]
