@@ -93,7 +93,7 @@ class Stateful:
 
     @property
     def state(self) -> defaultdict[Any, Any]:
-        """What is kept for each parameter: a dictionary of its slots."""
+        """A dictionary for each parameter, with its slots by name."""
         state: defaultdict[Any, Any] = self._custody.show()
         return state
 

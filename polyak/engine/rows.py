@@ -8,7 +8,7 @@ where that cannot, and where leaves want the scalars.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +66,15 @@ class Rows:
         self._rows: list[Row] = []
         self._is_plain = False  # no arithmetic on ints, which has no limits in Python
         self._prepared_for: Numbers | None = None  # where no number of the state counts
-        slots, injected = len(number_slots(reading.graph)), len(schema.injected)
-        given = len(reading.program.inputs) - slots - schema.wants_step - injected
-        arguments = len(reading.graph.arguments())
         graph = reading.graph
-        nodes = list(graph.hyperparameters.values())[slots + schema.wants_step :]
+        slots, injected = len(number_slots(graph)), len(schema.injected)
+        before = slots + schema.wants_step + injected
+        hyperparameters = list(graph.hyperparameters.values())[before:]
         self._computed_with = [
             any(user in graph.scalars for user in node.users)
-            for node in nodes[injected:]
+            for node in hyperparameters
         ]
+        given, arguments = len(hyperparameters), len(graph.arguments())
         arrays = [
             table.array("expected", np.zeros((most, len(dtypes)))),
             table.array("updated", np.zeros((most, len(dtypes)))),
@@ -98,7 +98,7 @@ class Rows:
         )
         self._ends = arrays[0].ctypes.data, arrays[1].ctypes.data
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
 
     def assign(self, made_of: Sequence[tuple[Numbers, Numbers]]) -> None:

@@ -28,6 +28,11 @@ def instructions(text, kind):
     return set(re.findall(rf"\tv(add|sub|mul|div|sqrt|fn?m\w+?)\d*{kind}\b", text))
 
 
+def of_kernel(text):
+    """Without the function that evaluates scalars."""
+    return re.sub(r"(?ms)^prepare:.*?\.cfi_endproc", "", text)
+
+
 @every_kernel_of_vectors
 @pytest.mark.parametrize("dtype", NUMBERS)
 def test_what_is_done_to_one_number_is_done_to_several_at_once(name, dtype):
@@ -41,7 +46,7 @@ def test_what_is_done_to_one_number_is_done_to_several_at_once(name, dtype):
         optimizer = make(ours(name), [param], arguments)
         optimizer.step()
         (bucket,) = optimizer._plan.buckets
-        text, number = bucket.library.assembly(), NUMBERS[dtype]
+        text, number = of_kernel(bucket.library.assembly()), NUMBERS[dtype]
         one, several = (instructions(text, kind + number) for kind in "sp")
 
         assert several >= one & {"div", "sqrt"}, label
@@ -57,7 +62,8 @@ def test_a_quotient_by_a_scalar_is_a_product():
         optimizer = kind([parameter([1.0] * 64, [3.0] * 64)], lr=0.5)
         optimizer.step()
         (bucket,) = optimizer._plan.buckets
-        assert ("div" in instructions(bucket.library.assembly(), "ps")) == divides
+        text = of_kernel(bucket.library.assembly())
+        assert ("div" in instructions(text, "ps")) == divides
 
 
 @pytest.mark.parametrize("divisor", [3.0, -0.1, 1e-30, 1e30, 0.0, float("inf")])
