@@ -30,7 +30,7 @@ def instructions(text, kind):
 
 def of_kernel(text):
     """Without the function that evaluates scalars."""
-    return re.sub(r"(?ms)^prepare:.*?\.cfi_endproc", "", text)
+    return re.sub(r"(?ms)^prepare:.*?^\.Lfunc_end", "", text)
 
 
 @every_kernel_of_vectors
