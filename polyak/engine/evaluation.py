@@ -62,27 +62,13 @@ def evaluation(graph: Graph, real: str) -> str | None:
         first = code.multiply(row, "%numbers")
         _count(code, graph, first)
         program = _Program(code, fails, whole)
-        inputs = str(len(graph.hyperparameters))
-        for index, node in enumerate(graph.hyperparameters.values()):
-            at = code.emit(f"load ptr, ptr {code.item('%inputs', str(index), 8)}")
-            stride_at = code.item("%inputs", code.add(inputs, str(index)), 8)
-            stride = code.emit(f"load i64, ptr {stride_at}")
-            own = code.item(at, code.multiply(row, stride), 8)
-            program.values[node] = code.emit(f"load double, ptr {own}")
+        _read(program, graph, row)
         for node in (*graph.hyperparameters.values(), *scalars):
             if node not in program.values:
                 program.compute(node)
             if node in graph.guards:
                 program.guard(node, graph.guards[node])
-        arguments = [node for node in graph.arguments() if node in graph.scalars]
-        entry = code.multiply(row, "%arguments")
-        for index, node in enumerate(arguments):
-            value = program.number(node)
-            if real == "float":
-                value = code.emit(f"fptrunc double {value} to float")
-            size = 4 if real == "float" else 8
-            at = code.item("%values", code.add(entry, str(index)), size)
-            code.emit(f"store {real} {value}, ptr {at}", void=True)
+        _write_arguments(program, graph, code.multiply(row, "%arguments"), real)
         for index, name in enumerate(number_slots(graph)):
             at = code.item("%updated", code.add(first, str(index)), 8)
             value = program.number(graph.outputs[name])
@@ -118,6 +104,28 @@ def _whole_numbers(scalars: list[fx.Node]) -> set[fx.Node] | None:
         if target is operator.pow and are_whole == {True}:
             return None
     return whole
+
+
+def _read(program: _Program, graph: Graph, row: str) -> None:
+    """The inputs of a row, from where the table says that they are."""
+    code, strides = program.code, str(len(graph.hyperparameters))
+    for index, node in enumerate(graph.hyperparameters.values()):
+        first = code.emit(f"load ptr, ptr {code.item('%inputs', str(index), 8)}")
+        stride_at = code.item("%inputs", code.add(strides, str(index)), 8)
+        stride = code.emit(f"load i64, ptr {stride_at}")
+        at = code.item(first, code.multiply(row, stride), 8)
+        program.values[node] = code.emit(f"load double, ptr {at}")
+
+
+def _write_arguments(program: _Program, graph: Graph, entry: str, real: str) -> None:
+    """What the kernel takes, in its precision."""
+    code, size = program.code, 4 if real == "float" else 8
+    for index, node in enumerate(graph.arguments()):
+        value = program.number(node)
+        if real == "float":
+            value = code.emit(f"fptrunc double {value} to float")
+        at = code.item("%values", code.add(entry, str(index)), size)
+        code.emit(f"store {real} {value}, ptr {at}", void=True)
 
 
 def _count(code: Code, graph: Graph, first: str) -> None:

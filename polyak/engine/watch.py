@@ -44,7 +44,7 @@ class Watch:
         held: objects of the state to which the plan refers, each as often as it does.
 
     Attributes:
-        found_sole: the last look at all has found that nobody else refers to the state.
+        found_sole: the last look at all of it has found that nobody else refers to the state.
     """
 
     def __init__(self, optimizer: Optimizer, held: Iterable[Any] = ()) -> None:
@@ -73,11 +73,9 @@ class Watch:
 
     def look(self, optimizer: Optimizer, only_groups: bool = False) -> int:
         """``SAME``, ``OTHER_VALUES`` or ``OTHER``; of the groups alone, if so asked."""
-        same = (
-            optimizer._custody.state is self._state
-        )  # a name for it would refer to it
-        same = same and optimizer.param_groups is self._groups
-        if self._opaque or not same:
+        # No variable for the state: it would be a reference more.
+        same = optimizer._custody.state is self._state
+        if self._opaque or not same or optimizer.param_groups is not self._groups:
             return OTHER
         seen = _compiled()(*self._addresses, only_groups)
         if not only_groups:
