@@ -12,7 +12,8 @@ tensors spends its time, so it is asked in several ways, each cheap for what it 
 - where a value in a group is another, it is compared by what it means. A learning rate
   that changed touches the scalars alone, not the plan.
 
-Whatever else changes, the plan is made anew: it costs some microseconds a parameter.
+Whatever else changes, the plan is made anew: it costs a tenth of a millisecond a
+parameter.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Watch:
         held: objects of the state to which the plan refers, each as often as it does.
 
     Attributes:
-        found_sole: the last look at all of it has found that nobody else refers to the state.
+        found_sole: the last look at all of it found no other reference to the state.
     """
 
     def __init__(self, optimizer: Optimizer, held: Iterable[Any] = ()) -> None:
