@@ -13,9 +13,6 @@ from .hooks import HOOK_KINDS, Hooks
 __all__ = ["Copies"]
 
 
-_OWN = ("_plan", "_stepping", "_swapped", "_counts", "_device_skips", "_custody")
-
-
 class Copies(Counts, Hooks):
     """What :mod:`copy` and :mod:`pickle` ask; a base of :class:`~polyak.Optimizer`.
 
@@ -27,7 +24,8 @@ class Copies(Counts, Hooks):
 
     def __getstate__(self) -> dict[str, Any]:
         # A scheduler's wrapper around `step` belongs to this object, not to a copy.
-        own = (*_OWN, "step")
+        own = {"_plan", "_stepping", "_swapped", "_counts", "_device_skips", "step"}
+        own.add("_custody")
         kept = {key: value for key, value in self.__dict__.items() if key not in own}
         counts = {"_done": self.steps, "_skipped": self.skipped_steps}
         return kept | counts | {"state": self.state}

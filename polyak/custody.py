@@ -10,7 +10,9 @@ can only be reached through ``optimizer.state``. So a step need not look,
 - for as long as nobody reads ``optimizer.state``.
 
 Step counters are compared still, since memory may be shared without a reference. The
-versions of tensors that nobody holds are nobody's concern: they do not advance.
+versions of tensors that nobody holds are nobody's concern: they do not advance. Who
+searches the interpreter's objects for tensors (:func:`gc.get_objects`), and moves them,
+is not noticed: read ``optimizer.state`` once afterwards.
 """
 
 from __future__ import annotations
@@ -26,15 +28,17 @@ class Custody:
     Attributes:
         state: the dictionary, for those who change nothing.
         keeper: the plan that need not look at the state, if there is one.
+        looker: the plan that looks at it, until somebody reads it.
     """
 
-    __slots__ = ("keeper", "state")
+    __slots__ = ("keeper", "looker", "state")
 
     def __init__(self, state: Any) -> None:
         self.state = state
         self.keeper: Any = None
+        self.looker: Any = None
 
     def show(self) -> Any:
         """The state, for somebody who may change it."""
-        self.keeper = None
+        self.keeper = self.looker = None
         return self.state

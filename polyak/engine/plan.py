@@ -187,7 +187,7 @@ class Plan:
         custody = optimizer._custody
         is_sole = custody.keeper is self
         if not is_sole:
-            custody.keeper = self  # first: who reads the state meanwhile takes it back
+            custody.keeper, custody.looker = None, self
         holds = (
             not self._brief
             and not watched()
@@ -196,8 +196,8 @@ class Plan:
             and (self._is_plain or self._others_hold())
             and all(bucket.holds(is_sole) for bucket in self.buckets)
         )
-        if not is_sole and not (holds and self._found_sole()):
-            custody.keeper = None
+        if not is_sole and holds and self._found_sole():
+            custody.keeper = custody.looker  # nobody, if somebody has read it meanwhile
         return holds
 
     def _found_sole(self) -> bool:

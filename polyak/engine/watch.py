@@ -202,8 +202,8 @@ def _compiled() -> Callable[..., int]:
 
 # A stream of words, in the order in which Watch writes them: the functions of CPython,
 # the list of groups, the dictionary of the state and how many references there are to
-# it if nobody else has one, and what is due in these. Beside
-# it the objects that are looked into, in turn, to read ahead.
+# it if nobody else has one, and what is due in these. Beside it the objects that are
+# looked into, in turn, to read ahead.
 _IR = f"""; look: are these the objects of the stream?
 {before_look()}
 {PREFETCH}

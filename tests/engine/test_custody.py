@@ -159,13 +159,8 @@ def _forget_all(optimizer, param):
 
 
 def _another(optimizer, param):
-    optimizer.state = copy.deepcopy(optimizer.state)
-    optimizer.state = {
-        p: copy.deepcopy(s)
-        for p, s in zip(
-            optimizer.param_groups[0]["params"], optimizer.state.values(), strict=True
-        )
-    }
+    state = optimizer.state.items()
+    optimizer.state = {param: copy.deepcopy(slots) for param, slots in state}
 
 
 def _load(optimizer, param):
@@ -278,6 +273,35 @@ def test_who_reads_in_the_middle_of_a_look_takes_it_back(monkeypatch):
     monkeypatch.setattr(Watch, "look", looked)
     steps(optimizer, 5)
     assert optimizer._custody.keeper is None
+
+
+def test_a_look_that_fails_has_found_nothing():
+    """What was not looked at to the end is looked at again."""
+    params, optimizer = settled()
+    held = optimizer.state[params[0]]["exp_avg"]
+    group = optimizer.param_groups[0]
+    rate = group.pop("lr")
+    with pytest.raises(KeyError, match="lr"):
+        optimizer.step()
+    group["lr"] = rate
+    optimizer.step()
+    assert optimizer._custody.keeper is None
+    held.data = torch.zeros_like(held)
+    optimizer.step()
+    assert held.abs().max() > 0
+
+
+def test_a_mixed_optimizer_has_one_custody():
+    """Its members read through it."""
+    matrix = parameter(torch.eye(4), torch.ones(4, 4))
+    vector = parameter(torch.ones(4), torch.ones(4))
+    optimizer = polyak.Mixed(polyak.Muon([matrix]), polyak.AdamW([vector]))
+    steps(optimizer, 5)
+    assert len(optimizer._plan.buckets) == 2
+    assert is_sole(optimizer)
+    optimizer.in_charge(optimizer.param_groups[1]).state[vector]["step"].fill_(20.0)
+    steps(optimizer, 1)
+    assert optimizer.state[vector]["step"] == 21
 
 
 def test_a_checkpoint_does_not_end_it(tmp_path):
