@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch._C._autograd import _profiler_enabled
 from torch._compile import _disable_dynamo
+from torch.compiler import is_dynamo_compiling
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -108,7 +109,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_dynamo_compiling():
             return _outside(wrapper, self, *args, **kwargs)
         if self._stepping:
             return step(self, *args, **kwargs)
@@ -117,7 +118,9 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             if _profiler_enabled():
                 name = f"Optimizer.step#{type(self).__name__}.step"
                 with torch.autograd.profiler.record_function(name):
-                    return _with_hooks(step, self, args, kwargs)
+                    result = _with_hooks(step, self, args, kwargs)
+                    self._optimizer_step_code()  # which shows the profiler the state
+                    return result
             return _with_hooks(step, self, args, kwargs)
         finally:
             self._stepping = False
@@ -142,7 +145,6 @@ def _with_hooks(step: Hook, optimizer: Any, args: Any, kwargs: Any) -> Any:
     result = step(*passed, **kwargs)
     if optimizer._counts:
         optimizer._done += 1
-    optimizer._optimizer_step_code()
     if _global_post or optimizer._optimizer_step_post_hooks:
         _after(optimizer, passed, kwargs)
     if optimizer.clear_grads:

@@ -215,6 +215,8 @@ class Optimizer(Stateful, Copies, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         plan = self._plan
+        if plan is not None and plan.repeat(self):
+            return loss
         if plan is None or not plan.holds(self):
             if not self.state and self._is_rehearsal():
                 self.init_state()

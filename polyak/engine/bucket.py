@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,8 +106,7 @@ class Bucket:
         """The native function that works off the table."""
         self.library = jit.compile_ir(self.kernel.ir)
         if self.kernel.evaluates:
-            prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
-            self.rows.evaluate = prototype(self.library["prepare"])
+            self.rows.evaluate_with(self.library["prepare"])
         regions = range(len(self.kernel.calls) + 1)
         self._regions = [self.library[f"member{index}"] for index in regions]
         return self._regions[0]
@@ -249,15 +247,23 @@ class Bucket:
 
     def launch(self) -> None:
         """Advance the members' numbers and run the kernel."""
-        self._run()
-        self.rows.advance()
-
-    def _run(self) -> None:
         if self._around is None:
             self._use(team.threads_for(self._traffic))
             walk().launch(self.table.address)
         else:
             self._around.run(self._scalars(), self._run_region)
+            self.rows.advance()
+
+    def native(self) -> tuple[int, int] | None:
+        """What native code needs to do a step: the table, and what evaluates its rows.
+
+        None where Python has a part in it, or where it is for a team of threads.
+        """
+        is_alone = self.table.get("kernel") and not self._around
+        evaluator = self.rows.evaluator()
+        if not is_alone or evaluator is None or team.is_large(self._traffic):
+            return None
+        return self.table.address, evaluator
 
     def _use(self, threads: int) -> None:
         """Have as many threads in the next run."""

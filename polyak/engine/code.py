@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["ATTRIBUTES", "Code"]
+__all__ = ["ATTRIBUTES", "Code", "words"]
 
 # What a module with functions must define: those that are to be fast, to be small, and
 # to be compiled quickly, since they run once a step.
@@ -16,6 +16,21 @@ ATTRIBUTES = """attributes #0 = { noinline nounwind "prefer-vector-width"="512" 
 attributes #1 = { noinline nounwind optsize "prefer-vector-width"="512" }
 attributes #2 = { noinline nounwind optnone }
 """
+
+
+def words(base: str, names: Sequence[str]) -> str:
+    """LLVM that loads words that lie one after another: ``%name`` for each.
+
+    They are addresses, but for those whose name tells of a count or a place.
+    """
+    lines = []
+    for index, name in enumerate(names):
+        is_whole = name.endswith(("count", "offset", "references", "_at"))
+        lines += [
+            f"  %{name}.word = getelementptr i64, ptr {base}, i64 {index}",
+            f"  %{name} = load {'i64' if is_whole else 'ptr'}, ptr %{name}.word",
+        ]
+    return "\n".join(lines)
 
 
 class Code:

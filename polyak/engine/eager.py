@@ -22,6 +22,10 @@ from torch import Tensor
 from ..schema import Schema
 from ..slot import Group, number
 
+# Whether every operation is to be seen by someone, who may have no numbers yet: so many
+# dispatch modes there are, such as those of ``make_fx`` and ``FakeTensorMode``.
+watched: Callable[[], int] = torch._C._len_torch_dispatch_stack
+
 __all__ = [
     "apart",
     "as_numbers",
@@ -71,7 +75,7 @@ def update(
     """
     live = bool(group.get("differentiable"))
     on_device = bool(group.get("capturable")) and param.device.type != "cpu"
-    unread = on_device or watched()
+    unread = on_device or bool(watched())
     held = {name: _held(state[name], unread) for name in schema.numbers(present)}
     step = held.pop("step") + 1 if schema.counts_steps else None
     given = _as_they_are if live or unread else as_numbers
@@ -159,14 +163,6 @@ def wide(scalar: Tensor) -> Tensor:
 def double(device: torch.device) -> torch.dtype:
     """The widest real numbers that a device has."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def watched() -> bool:
-    """Whether every operation is to be seen by someone, who may have no numbers yet.
-
-    So it is in a dispatch mode, such as those of ``make_fx`` and ``FakeTensorMode``.
-    """
-    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def gradient(

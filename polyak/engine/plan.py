@@ -10,7 +10,9 @@ tensors spends its time, so it is asked in several ways, each cheap for what it 
 - of state that nobody else can have changed it is not asked at all:
   :mod:`polyak.custody`;
 - where a value in a group is another, it is compared by what it means. A learning rate
-  that changed touches the scalars alone, not the plan.
+  that changed touches the scalars alone, not the plan;
+- where nothing changes from step to step, native code asks all of it and does the step:
+  :class:`.repeat.Repeat`.
 
 Whatever else changes, the plan is made anew: it costs a tenth of a millisecond a
 parameter.
@@ -31,6 +33,7 @@ from .eager import watched
 from .fitness import form, refusal
 from .inspection import inspect_gradients
 from .reading import Reading
+from .repeat import Repeat
 from .stacks import Stack, gathered
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 from .triton.captures import bucket_kind, keep_captured
@@ -111,7 +114,9 @@ class Plan:
             raise
         self._is_plain = not (self._idle or self.eager or self._stacks)  # buckets only
         begins = any(m.first and m.schema.wants_first for m in members)
-        self._brief = begins or watched()
+        self._brief = begins or bool(watched())
+        self._is_steady = False  # it was as it is, and the state is in custody
+        self._repeat: Repeat | None = None
         for member in members:
             member.grad = None  # or it would outlive zero_grad()
         held = (bucket.held() for bucket in self.buckets)
@@ -196,6 +201,9 @@ class Plan:
             and (self._is_plain or self._others_hold())
             and all(bucket.holds(is_sole) for bucket in self.buckets)
         )
+        self._is_steady = self._is_steady and is_sole
+        if not self._is_steady:
+            self._repeat = None
         if not is_sole and holds and self._found_sole():
             custody.keeper = custody.looker  # nobody, if somebody has read it meanwhile
         return holds
@@ -224,9 +232,10 @@ class Plan:
 
     def _same_objects(self, optimizer: Optimizer, only_groups: bool) -> bool:
         seen = self._watch.look(optimizer, only_groups)
+        self._is_steady = seen == SAME and self._hyperparameters.fixed
         if seen == OTHER:
             return False
-        if seen == SAME and self._hyperparameters.fixed:
+        if self._is_steady:
             return True
         known, now = self._hyperparameters, Hyperparameters.of(optimizer)
         if not self.takes(now):
@@ -247,6 +256,20 @@ class Plan:
         return all(program.evaluate(*values) is not None for values in inputs)
 
     # Running
+
+    def repeat(self, optimizer: Optimizer) -> bool:
+        """Do a step like the last one; False, with nothing done, if it is another."""
+        repeat, own = self._repeat, vars(optimizer)
+        return (
+            repeat is not None
+            and repeat.is_native
+            and repeat.groups is optimizer.param_groups
+            and optimizer._custody.keeper is self
+            and "found_inf" not in own
+            and own.get("grad_scale") is None
+            and not watched()
+            and repeat.step(repeat.address) == 0
+        )
 
     def run(self, optimizer: Optimizer) -> bool:
         """Do one step; False, with nothing done, if the plan must be made anew.
@@ -276,6 +299,8 @@ class Plan:
             keep_captured(optimizer, self.buckets)
         if self._makes_objects:  # of numbers that are no tensors
             self._watch = Watch(optimizer)
+        if self._is_steady and self._repeat is None and not self._inspects:
+            self._repeat = Repeat(self._watch, self.buckets)
         return True
 
     def _look_at_gradients(self, optimizer: Optimizer) -> tuple[Any, ...] | None:

@@ -44,13 +44,10 @@ class Rows:
         dtypes: of the numbers that a parameter's state has, the step counter last.
         most: how many rows there can be.
         real: the type of the scalars.
-
-    Attributes:
-        evaluate: native code that evaluates them, given the table's address; it answers
-            0, or 1 where Python must.
     """
 
-    evaluate: Callable[[int], int] | None = None
+    _evaluate: Callable[[int], int] | None = None
+    _evaluator: int | None = None
 
     def __init__(
         self,
@@ -101,6 +98,25 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
 
+    def evaluate_with(self, address: int) -> None:
+        """Have native code evaluate them.
+
+        Args:
+            address: of a function that is given the table's, and answers 0, or 1 where
+                Python must do it.
+        """
+        prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+        self._evaluator, self._evaluate = address, prototype(address)
+
+    def evaluator(self) -> int | None:
+        """The address of that; 0 where all is evaluated for good; None if Python does.
+
+        It is for steps that inject nothing.
+        """
+        if self._prepared_for == ():
+            return 0
+        return self._evaluator if self._is_plain else None
+
     def assign(self, made_of: Sequence[tuple[Numbers, Numbers]]) -> None:
         """Use a row for each of these hyperparameters and numbers of the state."""
         self._rows = [Row(hyperparameters) for hyperparameters, _ in made_of]
@@ -108,7 +124,7 @@ class Rows:
         self._table.set(rows=len(self._rows))
         for index, (_, state) in enumerate(made_of):
             self._expected[index][:] = state
-        able = self.evaluate is not None
+        able = self._evaluate is not None
         self._is_plain = able and all(map(self._no_ints, self._rows))
         if self._is_plain:
             for index, row in enumerate(self._rows):
@@ -141,11 +157,11 @@ class Rows:
         return True
 
     def _evaluated(self, injected: Numbers) -> bool:
-        if self.evaluate is None or not self._is_plain:
+        if self._evaluate is None or not self._is_plain:
             return False
         if injected:
             self._injected[:] = injected
-        return not self.evaluate(self._table.address)
+        return not self._evaluate(self._table.address)
 
     def _evaluate_in_python(self, injected: Numbers) -> bool:
         for index, row in enumerate(self._rows):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["grain", "parallel_entry", "threads_for"]
+__all__ = ["grain", "is_large", "parallel_entry", "threads_for"]
 
 # Below this much memory traffic a team saves less than 50 microseconds on quiet cores
 # (`python -m benchmarks team`), and costs a scheduler's time slice where a core is
@@ -65,9 +65,14 @@ def _openmp_runtimes() -> list[str]:
     return sorted(runtimes, key=lambda name: (not name.startswith(home), name))
 
 
+def is_large(traffic: int) -> bool:
+    """Whether a step that moves ``traffic`` bytes is for several threads."""
+    return traffic >= SERIAL_BYTES
+
+
 def threads_for(traffic: int) -> int:
     """How many threads should share a step that moves ``traffic`` bytes."""
-    if traffic < SERIAL_BYTES or _forked or not parallel_entry():
+    if not is_large(traffic) or _forked or not parallel_entry():
         return 1
     return torch.get_num_threads()
 

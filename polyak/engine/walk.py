@@ -10,8 +10,9 @@ looks at parameters, gradients and the values of step counters alone
 (:mod:`polyak.custody`).
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
-(``bump_version``), and runs the kernel, in a team of threads where the table says so.
-Its two parts are there for a part of the tensors too: ``advance`` and ``run``.
+(``bump_version``), runs the kernel, in a team of threads where the table says so, and
+expects in the rows what the slots have become. Two of its parts are there for some of
+the tensors too: ``advance`` and ``run``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .ahead import BLOCK, PREFETCH, before_advance, before_check
 from .code import ATTRIBUTES
 from .table import at, begin, loads, record_type
 
-__all__ = ["Walk", "walk"]
+__all__ = ["Walk", "library", "walk"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,19 @@ class Walk:
 
 @functools.cache
 def walk() -> Walk:
-    """Compile the functions, once per process."""
-    library = jit.compile_ir(_IR)
-    pointer, whole = ctypes.c_void_p, ctypes.c_int64
+    """The functions, for Python to call."""
+    native, pointer, whole = library(), ctypes.c_void_p, ctypes.c_int64
     return Walk(
-        ctypes.PYFUNCTYPE(whole, pointer)(library["check"]),
-        ctypes.CFUNCTYPE(None, pointer)(library["launch"]),
-        ctypes.CFUNCTYPE(None, pointer, whole, whole)(library["advance"]),
-        ctypes.CFUNCTYPE(None, pointer, pointer, whole, whole)(library["run"]),
+        ctypes.PYFUNCTYPE(whole, pointer)(native["check"]),
+        ctypes.CFUNCTYPE(None, pointer)(native["launch"]),
+        ctypes.CFUNCTYPE(None, pointer, whole, whole)(native["advance"]),
+        ctypes.CFUNCTYPE(None, pointer, pointer, whole, whole)(native["run"]),
     )
+
+
+def library() -> jit.Library:
+    """Their addresses."""
+    return jit.compile_ir(_IR)
 
 
 _IR = f"""; check and launch: what surrounds a kernel in a step
@@ -440,10 +445,15 @@ run.team:
 
 define void @launch(ptr %table) {{
 entry:
-{loads("tensors units kernel")}
+{loads("tensors units kernel rows numbers expected updated")}
   call void @advance(ptr %table, i64 0, i64 %tensors)
   call void @run(ptr %table, ptr %kernel, i64 0, i64 %units)
+  %held = mul i64 %rows, %numbers
+  %held.bytes = mul i64 %held, 8
+  call void @llvm.memcpy.p0.p0.i64(ptr %expected, ptr %updated, i64 %held.bytes,
+                                   i1 false)
   ret void
 }}
 
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """

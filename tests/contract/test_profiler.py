@@ -26,3 +26,17 @@ def test_profiles_name_the_optimizer(name, kind):
     assert counts[f"Optimizer.step#{name}.step"] == 1
     assert counts[f"Optimizer.zero_grad#{name}.zero_grad"] >= 1
     advance(name, optimizer, params_of(optimizer), 1)
+
+
+@pytest.mark.parametrize("kind", [ours, reference], ids=["polyak", "torch"])
+def test_a_profile_is_shown_the_state(kind, monkeypatch):
+    """By the call that torch's profiler waits for, after each step."""
+    optimizer = make(kind("AdamW"), parameters("AdamW"), {})
+    shown = []
+    monkeypatch.setattr(
+        type(optimizer), "_optimizer_step_code", lambda self: shown.append(self)
+    )
+    with profile(activities=[ProfilerActivity.CPU]):
+        for step in range(5):
+            advance("AdamW", optimizer, params_of(optimizer), step)
+    assert shown == [optimizer] * 5

@@ -10,7 +10,7 @@ import torch
 from torch.utils.dlpack import to_dlpack
 
 import polyak
-from polyak.engine import torch_abi, watch
+from polyak.engine import python_abi, torch_abi
 from polyak.engine.watch import Watch
 
 from .support import engines, parameter
@@ -338,7 +338,7 @@ def test_where_references_cannot_be_told_the_state_is_looked_at(monkeypatch):
         steps(optimizer, 4)
         assert optimizer._custody.keeper is None
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "_counts_references", lambda: False)
+        patch.setattr(python_abi, "counts_references", lambda: False)
         _, optimizer = given()
         steps(optimizer, 4)
         assert optimizer._custody.keeper is None

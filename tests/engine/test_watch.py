@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import polyak
-from polyak.engine import watch
+from polyak.engine import python_abi, watch
 from polyak.engine.watch import OTHER, OTHER_VALUES, SAME, Watch
 
 from .support import parameter
+
+
+@pytest.fixture(params=["versions", "entries"], autouse=True, scope="module")
+def compared(request):
+    """What of a group is looked at: its version, or all of it, as in CPython 3.14."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "entries":
+            patch.setattr(python_abi, "version_offset", lambda: 0)
+        yield request.param
 
 
 def watched(sizes=(2, 1, 0)):
@@ -162,17 +171,34 @@ def test_other_objects(change):
 def test_other_values(change):
     """What groups hold beside their parameters is told apart."""
     optimizer, watch = watched()
+    assert watch.look(optimizer) == SAME
     change(optimizer)
+    assert watch.look(optimizer) == OTHER_VALUES
     assert watch.look(optimizer) == OTHER_VALUES
     renewed = watch.renew(optimizer)
     assert renewed == (change is not other_list)  # which may hold other parameters
-    assert watch.look(optimizer) == (SAME if renewed else OTHER_VALUES)
+    for _ in range(2):
+        assert watch.look(optimizer) == (SAME if renewed else OTHER_VALUES)
+
+
+def test_values_that_come_back():
+    """What was looked at once is not taken for known for ever."""
+    optimizer, watch = watched()
+    assert watch.look(optimizer) == SAME
+    group = optimizer.param_groups[1]
+    before, group["lr"] = group["lr"], 0.5
+    assert watch.look(optimizer) == OTHER_VALUES
+    group["lr"] = before
+    assert watch.look(optimizer) == SAME
+    group.pop("lr")
+    assert watch.look(optimizer) == OTHER_VALUES
 
 
 @given(st.lists(st.sampled_from(OTHERS + VALUES), min_size=1, max_size=4))
 def test_any_changes(changes):
     """However many: they are seen, and a new watch sees none."""
     optimizer, watch = watched()
+    assert watch.look(optimizer) == SAME
     for change in changes:
         try:
             change(optimizer)
@@ -185,7 +211,9 @@ def test_any_changes(changes):
 
 def same_as_new(optimizer, watch):
     """Whether the changes undid each other: all objects are where they were."""
-    return Watch(optimizer)._expected.tolist() == watch._expected.tolist()
+    new = Watch(optimizer)
+    assert new.look(optimizer) == SAME  # and it knows the versions
+    return new._expected.tolist() == watch._expected.tolist()
 
 
 def test_nothing_changes_by_looking():

@@ -129,7 +129,7 @@ class TritonBucket(Bucket):
         self._injected = injected
         return super().prepare(injected)
 
-    def _run(self) -> None:
+    def launch(self) -> None:
         """Send what changed, launch the kernel, and advance the members' numbers."""
         self._note()
         try:
@@ -144,6 +144,7 @@ class TritonBucket(Bucket):
             self.skip = None
         if self._around is None:
             walk().advance(self.table.address, 0, len(self.members))
+        self.rows.advance()
 
     def _note(self) -> None:
         """Write down where things are, and the scalars."""
