@@ -12,8 +12,8 @@ from tests.fuzz.check import check
 from tests.fuzz.draw import scenario
 from tests.fuzz.shrink import shrunk
 
-# 2,000 in all, always the same.
-CASES = -(-2000 // len(NAMES))
+# 1,000 in all, always the same.
+CASES = -(-1000 // len(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,8 @@
 """Compiles generated kernels for GPUs that need not be there; a process of its own.
 
-    python tests/triton/compiling.py 90 float32
+    python tests/triton/compiling.py 90 float32 Passes
 
-prints a line for each kernel: optimizer, kernel, registers of a thread, and the bytes
+prints a line for each kernel but those named: optimizer, kernel, registers of a thread, and the bytes
 of its stack, which spilled registers would need.
 """
 
@@ -170,10 +170,12 @@ def access(ptx):
     return max((int(count) * int(bits) // 8 for count, bits in wide), default=0)
 
 
-def main(capability, dtype):
+def main(capability, dtype, *without):
     KERNELS["cpu"] = "triton"
     target = GPUTarget("cuda", int(capability), 32)
     for name, kernel in kernels(getattr(torch, dtype)):
+        if name in without:
+            continue
         code = compiled(*kernel, target)
         print(name, *usage(code.asm["cubin"]), access(code.asm["ptx"]))
 

@@ -24,8 +24,10 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     script = Path(__file__).with_name("compiling.py")
+    is_one_of_many = (capability, dtype) != (90, "float32")
+    without = ["Passes"] if is_one_of_many else []  # it takes a third of the time
     done = subprocess.run(
-        [sys.executable, script, str(capability), dtype],
+        [sys.executable, script, str(capability), dtype, *without],
         env=environment,
         capture_output=True,
         text=True,
@@ -35,7 +37,8 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     found = {name: tuple(map(int, rest)) for name, *rest in lines}
     assert {"AdamW", "RAdam.scalars", "ASGD.capturable", "Mathematics"} <= found.keys()
     assert {"muon_region0", "muon_region1"} <= found.keys()
-    assert {"Adafactor", "Adafactor.filters", "Passes"} <= found.keys()
+    assert {"Adafactor", "Adafactor.filters"} <= found.keys()
+    assert is_one_of_many or "Passes" in found
     for name, (registers, stack, access) in found.items():
         has_sums = name.startswith(("Adafactor", "Passes"))
         assert registers <= 128, name
