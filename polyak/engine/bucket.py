@@ -22,8 +22,8 @@ from .passes import Passes
 from .reading import Reading
 from .rows import Rows
 from .survey import Member, Numbers
-from .table import CHUNK, Table
-from .walk import walk
+from .table import CHUNK, NONE, Table
+from .walk import HOLDS, PART, walk
 from .workspace import lay_out
 
 __all__ = ["Bucket", "sizes_of"]
@@ -50,6 +50,11 @@ class Bucket:
 
     scalars_stay = False
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a step leaves out tensors that have no gradient."""
+        return not self.kernel.calls
+
     def __init__(
         self,
         reading: Reading,
@@ -75,6 +80,8 @@ class Bucket:
         self._cell_states = [state for _, state in cells]
         self._row_of_cell: list[int] = []
         self._threads = 0
+        self._part = False  # some step counters stay behind in the next step
+        self._assigned: Sequence[Numbers] = ()
         self.table = self._tabulate()
         self._looks_at(state=True)
         self._around: Around | None = None
@@ -172,6 +179,7 @@ class Bucket:
             chunks=chunks.shape[1],
             units=units,
             grain=team.grain(self._traffic, units),
+            waits=self.leaves_out,
             kernel=self._entry(),
             pow=jit.pow_address(),
             parallel=team.parallel_entry(),
@@ -191,6 +199,7 @@ class Bucket:
 
     def assign(self, hyperparameters: Sequence[Numbers]) -> None:
         """Give each cell its row, for hyperparameters by index of the group."""
+        self._assigned = hyperparameters
         states = self._states_of_cells()
         rows: dict[tuple[Numbers, Numbers], int] = {}
         self._row_of_cell = [
@@ -215,7 +224,9 @@ class Bucket:
         """
         if is_sole is not self._is_sole:
             self._looks_at(state=not is_sole)
-        return walk().check(self.table.address) == -1
+        found = walk().check(self.table.address)
+        self._part = found == PART
+        return found in (HOLDS, PART)
 
     @property
     def found_sole(self) -> bool:
@@ -249,10 +260,32 @@ class Bucket:
         """Advance the members' numbers and run the kernel."""
         if self._around is None:
             self._use(team.threads_for(self._traffic))
+            before = [*map(self.rows.state, self._row_of_cell)] if self._part else []
             walk().launch(self.table.address)
+            if self._part:
+                self._divide(before)
         else:
             self._around.run(self._scalars(), self._run_region)
             self.rows.advance()
+
+    def _divide(self, before: Sequence[Numbers]) -> None:
+        """Part those that had no gradient from those that had, and so advanced.
+
+        Args:
+            before: the numbers of each cell before the step.
+        """
+        stayed = (self.table.arrays["pointers"][-1] == NONE).astype(int)
+        ends = [*map(self.rows.state, self._row_of_cell)], before
+        cells: dict[tuple[int, Numbers], int] = {}
+        cell = np.zeros((len(before), len(ends)), np.int64)
+        for old, end in np.unique(np.stack([self._cell_of, stayed]), axis=1).T.tolist():
+            key = self._cell_groups[old], ends[end][old]
+            cell[old, end] = cells.setdefault(key, len(cells))
+        self._cell_of = cell[self._cell_of, stayed]
+        self._cell_groups = [group for group, _ in cells]
+        self._cell_states = [state for _, state in cells]
+        self._row_of_cell = []
+        self.assign(self._assigned)
 
     def native(self) -> tuple[int, int] | None:
         """What native code needs to do a step: the table, and what evaluates its rows.

@@ -73,7 +73,8 @@ def objection(
         if extent is not Extent.NUMBER and not _is_small(slot, extent, param):
             return f"a state of each {extent} is {_form(slot)}"
     written = (param, *(slot for slot, _ in tensors.slots))
-    if any(overlap(tensors.grad, tensor) for tensor in written):
+    is_there = tensors.grad is not param  # which stands in for one that is to come
+    if is_there and any(overlap(tensors.grad, tensor) for tensor in written):
         return "the gradient overlaps the memory of what is updated"
     if not all(map(_is_number, tensors.numbers)):
         return "a number of the state is no 0-d float tensor on the CPU"

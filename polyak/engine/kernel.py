@@ -23,7 +23,7 @@ from .loops import pass_function
 from .passes import Passes, extent_of, split
 from .phases import Matrix, Phases, many, phases
 from .regions import Call, cut
-from .table import chunk, loads, member, record_type
+from .table import NONE, chunk, loads, member, record_type
 from .tiles import tile_functions
 
 __all__ = ["Kernel", "generate"]
@@ -141,15 +141,28 @@ def _chunk(body: Body) -> str:
     """A unit of a kernel of one pass: a chunk."""
     bounds = "i64 %first, i64 %last, i64 1, i64 %n"
     return f"""define internal void @{_unit(body)}(ptr %table, i64 %c) {{
+entry:
 {loads("tensors chunks arguments pointers chunk row values")}
 {chunk}
 {_given(body)}
   %last = add i64 %first, %n
   call void @fetch.chunk(ptr %table, i64 %c)
+{_unless_left_out(body)}
+work:
   call void @{body.prefix}pass0({bounds}, {", ".join(_names(body))})
+  br label %exit
+exit:
   ret void
 }}
 """
+
+
+def _unless_left_out(body: Body) -> str:
+    """Go on at ``%work`` if ``%tensor`` has a gradient, else at ``%exit``."""
+    grad = f"%role{body.roles.index('grad')}"
+    return f"""  %gradient = ptrtoint ptr {grad} to i64
+  %is.left.out = icmp eq i64 %gradient, {NONE}
+  br i1 %is.left.out, label %exit, label %work"""
 
 
 def _given(body: Body) -> str:
@@ -216,6 +229,8 @@ entry:
   %firsts = getelementptr i64, ptr %chunk, i64 %firsts.row
   %counts = getelementptr i64, ptr %firsts, i64 %chunks
   %parts = getelementptr ptr, ptr %parts_at, i64 %pieces.first
+{_unless_left_out(body)}
+work:
 {_memory(body)}
   %all = icmp slt i64 %pass, 0
   br i1 %all, label %together, label %apart

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from . import jit
 from .code import ATTRIBUTES
 from .formats import Format
-from .table import begin, chunk, loads, member, record_type
+from .table import NONE, begin, chunk, loads, member, record_type
 
 __all__ = ["squares"]
 
@@ -61,7 +61,7 @@ exit:
   ret double %result
 }}
 
-; The sum of a chunk is kept.
+; The sum of a chunk is kept: 0 where there is no gradient.
 define internal void @chunk(ptr %table, i64 %c) {{
 {loads("tensors chunks written pointers chunk sums")}
 {chunk}
@@ -71,7 +71,10 @@ define internal void @chunk(ptr %table, i64 %c) {{
   %base = load ptr, ptr %grad.at
   %offset = mul i64 %first, {format.itemsize}
   %grad = getelementptr i8, ptr %base, i64 %offset
-  %sum = call double @sum(i64 %n, ptr %grad)
+  %address = ptrtoint ptr %base to i64
+  %is.none = icmp eq i64 %address, {NONE}
+  %count = select i1 %is.none, i64 0, i64 %n
+  %sum = call double @sum(i64 %count, ptr %grad)
   %sum.at = getelementptr double, ptr %sums, i64 %c
   store double %sum, ptr %sum.at
   ret void

@@ -130,7 +130,11 @@ class Plan:
     # Making
 
     def _collect(self, optimizer: Optimizer) -> Iterator[Member]:
-        """The parameters with gradients, their state completed."""
+        """The parameters with gradients, their state completed.
+
+        And those without, if they have state, or need none: their bucket leaves them
+        out until they have one.
+        """
         seen: set[Tensor] = set()
         schemas = self._hyperparameters.schemas
         for index, group in enumerate(optimizer.param_groups):
@@ -140,13 +144,14 @@ class Plan:
                     continue
                 seen.add(param)
                 grad = param.grad
-                if grad is None:
-                    self._idle.append(param)
-                    continue
-                owner.check_gradient(param, grad, group)
+                if grad is not None:
+                    owner.check_gradient(param, grad, group)
                 present = schema.present(group, param)
                 missing = owner.missing_state(param, group, present)
                 first = schema.begins(present, missing) or param in optimizer._fresh
+                if grad is None and (missing or first):
+                    self._idle.append(param)
+                    continue
                 if missing:
                     new = owner.initial_state(param, group, missing)
                     self._made.append((param, missing))
@@ -158,7 +163,7 @@ class Plan:
         shelves: dict[Any, list[Verdict]] = {}
         for verdict in survey(optimizer, members, self._hyperparameters):
             if verdict.why is not None:
-                self._run_eagerly(optimizer, verdict, verdict.why)
+                self._set_apart(optimizer, verdict, verdict.why)
                 continue
             kernel, _ = kernel_for(optimizer, verdict)
             key = (verdict.reading, verdict.live, id(kernel), *_dtypes(verdict.member))
@@ -172,10 +177,14 @@ class Plan:
                 self.buckets.append(bucket)
                 continue
             for verdict in shelf:
-                self._run_eagerly(optimizer, verdict, "native code sees other tensors")
+                self._set_apart(optimizer, verdict, "native code sees other tensors")
 
-    def _run_eagerly(self, optimizer: Optimizer, verdict: Verdict, why: str) -> None:
+    def _set_apart(self, optimizer: Optimizer, verdict: Verdict, why: str) -> None:
+        """Have the eager engine run a member, once it has a gradient."""
         member = verdict.member
+        if member.grad is None:
+            self._idle.append(member.param)
+            return
         sparse = member.gradient().is_sparse
         group = optimizer.param_groups[member.group]
         by_rows = sparse and optimizer.in_charge(group).on_sparse(group) == "rows"
@@ -210,7 +219,7 @@ class Plan:
 
     def _found_sole(self) -> bool:
         """Whether the look has found that nobody else refers to the state."""
-        found = self._is_plain and self._watch.found_sole
+        found = not (self.eager or self._stacks) and self._watch.found_sole
         return found and all(bucket.found_sole for bucket in self.buckets)
 
     def _others_hold(self) -> bool:
@@ -268,6 +277,7 @@ class Plan:
             and "found_inf" not in own
             and own.get("grad_scale") is None
             and not watched()
+            and (self._is_plain or self._others_hold())
             and repeat.step(repeat.address) == 0
         )
 

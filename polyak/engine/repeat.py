@@ -90,7 +90,7 @@ def _source() -> str:
 
     ask("call i64 %look(ptr %stream, ptr %objects, i64 1)", "0")
     with each_table() as (table, _):
-        ask(f"call i64 %check(ptr {table})", "-1")
+        ask(f"call i64 %check(ptr {table})", str(walk.HOLDS))
     with each_table() as (table, pair):
         evaluate = code.emit(f"load ptr, ptr {code.item(pair, '1', 8)}")
         with code.when(code.emit(f"icmp ne ptr {evaluate}, null")):

@@ -42,7 +42,7 @@ class Rows:
         reading: the rule's graph and scalar program.
         schema: the rule.
         dtypes: of the numbers that a parameter's state has, the step counter last.
-        most: how many rows there can be.
+        most: how many rows there will be at first.
         real: the type of the scalars.
     """
 
@@ -63,6 +63,7 @@ class Rows:
         self._rows: list[Row] = []
         self._is_plain = False  # no arithmetic on ints, which has no limits in Python
         self._prepared_for: Numbers | None = None  # where no number of the state counts
+        self._real = real
         graph = reading.graph
         slots, injected = len(number_slots(graph)), len(schema.injected)
         before = slots + schema.wants_step + injected
@@ -71,23 +72,36 @@ class Rows:
             any(user in graph.scalars for user in node.users)
             for node in hyperparameters
         ]
-        given, arguments = len(hyperparameters), len(graph.arguments())
+        self._sizes = (
+            len(dtypes),
+            injected,
+            len(hyperparameters),
+            len(graph.arguments()),
+        )
+        # Of which columns of the arrays the inputs of the program are.
+        counters = [slots] * schema.wants_step
+        self._columns = range(slots), counters, range(injected), range(self._sizes[2])
+        table.set(arguments=self._sizes[3])
+        self._make_room(most)
+
+    def _make_room(self, most: int) -> None:
+        """Have arrays for so many rows."""
+        table, (numbers, injected, given, arguments) = self._table, self._sizes
+        self._most = most
         arrays = [
-            table.array("expected", np.zeros((most, len(dtypes)))),
-            table.array("updated", np.zeros((most, len(dtypes)))),
+            table.array("expected", np.zeros((most, numbers))),
+            table.array("updated", np.zeros((most, numbers))),
             table.array("injected", np.zeros((1, injected))),
             table.array("given", np.zeros((most, given))),
-            table.array("values", np.zeros((most, arguments), real)),
+            table.array("values", np.zeros((most, arguments), self._real)),
         ]
         # Where each input of the program is, and how far from there that of a next row.
-        columns = [range(slots), [slots] * schema.wants_step, range(injected)]
         inputs = [
             (array.ctypes.data + 8 * column, array.shape[1] if len(array) > 1 else 0)
-            for array, own in zip(arrays, [*columns, range(given)], strict=False)
+            for array, own in zip(arrays, self._columns, strict=False)
             for column in own
         ]
         table.array("inputs", np.array(inputs, np.int64).reshape(-1, 2).T)
-        table.set(arguments=arguments)
         # ctypes writes a number in a tenth of numpy's time, and makes infinite what
         # float32 cannot hold, without a warning.
         self._expected, self._updated, (self._injected,), self._given, self._values = (
@@ -119,6 +133,8 @@ class Rows:
 
     def assign(self, made_of: Sequence[tuple[Numbers, Numbers]]) -> None:
         """Use a row for each of these hyperparameters and numbers of the state."""
+        if len(made_of) > self._most:
+            self._make_room(2 * len(made_of))
         self._rows = [Row(hyperparameters) for hyperparameters, _ in made_of]
         self._prepared_for = None
         self._table.set(rows=len(self._rows))

@@ -38,10 +38,10 @@ _FIXED = (float, int, bool, str, type(None))
 
 @dataclass(eq=False)
 class Member:
-    """A parameter that has a gradient.
+    """A parameter that has a gradient, or state that waits for one.
 
     Attributes:
-        grad: the gradient, while a plan is made.
+        grad: the gradient, if there is one, while a plan is made.
         group: index of the parameter's group.
         schema: the group's rule.
         state: the parameter's state, complete.
@@ -71,9 +71,8 @@ class Member:
         return [self.state[name] for name in self.schema.numbers(self.present)]
 
     def gradient(self) -> Tensor:
-        """The gradient, while a plan is made."""
-        assert self.grad is not None
-        return self.grad
+        """The gradient, while a plan is made; a tensor like it, if there is none."""
+        return self.param if self.grad is None else self.grad
 
 
 @dataclass(eq=False)
@@ -164,13 +163,15 @@ def survey(
             why = unreadable(member, reading.graph, numbers, live)
         if unread:
             why = "a dispatch mode must see every operation of the step"
-        elif why is not None and group.get("fused"):
+        elif why is not None and member.grad is not None and group.get("fused"):
             raise RuntimeError(
                 f"`fused=True` asks {schema.owner} for a kernel, but a parameter of "
                 f"shape {tuple(member.param.shape)} cannot have one: {why}. Leave "
                 "`fused` at None to let such parameters run eagerly."
             )
         engine = engine_of(member.param.device) or "eager"
+        if member.grad is None and (engine != "cpu" or reading.graph.leaves):
+            why = why or "its kernel leaves no tensor out"
         yield Verdict(member, reading, why, engine, live)
 
 

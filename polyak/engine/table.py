@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK", "Table", "at", "begin", "chunk", "loads", "member", "record_type"]
+__all__ = [
+    "CHUNK",
+    "NONE",
+    "Table",
+    "at",
+    "begin",
+    "chunk",
+    "loads",
+    "member",
+    "record_type",
+]
 
 CHUNK = (
     1 << 16
@@ -24,6 +34,8 @@ _FIELDS = (
     "written",  # roles that are written: the parameter and the slots
     "numbers",  # scalar slots of each parameter
     "sole",  # 1 unless somebody else refers to a slot or a number
+    "waits",  # 1 if a tensor without gradient is left out, else the table does not hold
+    "waiting",  # tensors that are left out now
     "objects",  # rows of `handles` that are looked at: all, or the parameters alone
     "chunks",
     "units",  # of work: chunks, or a pass over a chunk
@@ -34,7 +46,7 @@ _FIELDS = (
     "threads",
     # arrays
     "handles",  # i64[written + numbers][tensors]: handles of Python tensors
-    "pointers",  # i64[written + 1][tensors]: data of each role, gradients last
+    "pointers",  # i64[written + 1][tensors]: data of each role, gradients last; or NONE
     "number_pointers",  # i64[numbers][tensors]: data of the scalar slots
     "dtypes",  # i64[written + 1 + numbers]: torch's code of each role's dtype
     "bytes",  # i64[written + 1][tensors]: the memory that each role spans
@@ -85,6 +97,7 @@ _FIELDS = (
     "number_is_double",  # torch's code of float64: other scalar slots are float32
     "device",  # torch's code of the kind of device that the tensors are on
 )
+NONE = -1  # the address of a gradient that is not there
 _PLAIN = {
     "undefined",
     "storage_offset",

@@ -2,9 +2,11 @@
 
 ``check(table)`` looks at every tensor of a bucket through torch's own functions
 (:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
--1 if the table holds, or the column of the first tensor that is no longer what the
+:data:`HOLDS`, or the column of the first tensor that is no longer what the
 table was made for: gone or moved, another dtype, shape, stride or device, a gradient
-that overlaps what will be written, a step counter that was changed. It notes whether
+that overlaps what will be written, a step counter that was changed. It answers
+:data:`PART` where the table holds, and step counters part: some of the tensors have no
+gradient, and are left out. It notes whether
 somebody else refers to the state, and changes nothing else. Where that is known, it
 looks at parameters, gradients and the values of step counters alone
 (:mod:`polyak.custody`).
@@ -25,9 +27,12 @@ from dataclasses import dataclass
 from . import jit
 from .ahead import BLOCK, PREFETCH, before_advance, before_check
 from .code import ATTRIBUTES
-from .table import at, begin, loads, record_type
+from .table import NONE, at, begin, loads, record_type
 
-__all__ = ["Walk", "library", "walk"]
+__all__ = ["HOLDS", "PART", "Walk", "library", "walk"]
+
+# What `check` answers, unless a column does not hold.
+HOLDS, PART = -1, -2
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ done:
 define i64 @check(ptr %table) {{
 entry:
 {loads("tensors written numbers objects handles pointers number_pointers dtypes bytes")}
-{loads("shapes shape_at row expected undefined grad number_is_double device")}
+{loads("shapes shape_at row expected undefined grad number_is_double device waits")}
   %grad.code.at = getelementptr i64, ptr %dtypes, i64 %written
   %grad.code = load i64, ptr %grad.code.at
   %grad.row = mul i64 %written, %tensors
@@ -217,6 +222,9 @@ entry:
   %roles = select i1 %is_sole, i64 1, i64 %written
   %sole.field = getelementptr %Table, ptr %table, i32 0, i32 {at("sole")}
   store i64 1, ptr %sole.field
+  %waiting.field = getelementptr %Table, ptr %table, i32 0, i32 {at("waiting")}
+  store i64 0, ptr %waiting.field
+  %may.wait = icmp ne i64 %waits, 0
   br label %column
 column:
   %t = phi i64 [0, %entry], [%t.next, %column.holds]
@@ -241,8 +249,17 @@ look:
   %impl = load ptr, ptr %param
   %gradient = call ptr %grad(ptr %impl)
   %gradient.impl = load i64, ptr %gradient
+  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
   %has.none = icmp eq i64 %gradient.impl, %undefined
-  br i1 %has.none, label %broken, label %ask.gradient
+  br i1 %has.none, label %ask.waits, label %ask.gradient
+ask.waits:
+  br i1 %may.wait, label %wait, label %broken
+wait:
+  store i64 {NONE}, ptr %grad.at
+  %waiting = load i64, ptr %waiting.field
+  %waiting.next = add i64 %waiting, 1
+  store i64 %waiting.next, ptr %waiting.field
+  br label %role.head
 ask.gradient:
   %from = call i64 @inspect(ptr %table, ptr %gradient, i64 %grad.code,
                             ptr %grad.shape, i64 %device)
@@ -254,14 +271,17 @@ ask.memory:
   %without = and i1 %nowhere, %some
   br i1 %without, label %broken, label %keep.gradient
 keep.gradient:
-  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
   store i64 %from, ptr %grad.at
   %to = add i64 %from, %grad.bytes
-  br label %role
+  br label %role.head
 
 ; The parameter and its slots: where they were, and apart from the gradient.
+role.head:
+  %grad.first = phi i64 [%from, %keep.gradient], [0, %wait]
+  %grad.last = phi i64 [%to, %keep.gradient], [0, %wait]
+  br label %role
 role:
-  %r = phi i64 [0, %keep.gradient], [%r.next, %role.holds]
+  %r = phi i64 [0, %role.head], [%r.next, %role.holds]
   %r.more = icmp slt i64 %r, %roles
   br i1 %r.more, label %ask.role, label %number
 ask.role:
@@ -283,8 +303,8 @@ ask.overlap:
   %r.bytes.at = getelementptr i64, ptr %bytes, i64 %r.entry
   %r.bytes = load i64, ptr %r.bytes.at
   %r.end = add i64 %r.data, %r.bytes
-  %before = icmp ule i64 %to, %r.data
-  %after = icmp ule i64 %r.end, %from
+  %before = icmp ule i64 %grad.last, %r.data
+  %after = icmp ule i64 %r.end, %grad.first
   %apart = or i1 %before, %after
   br i1 %apart, label %role.apart, label %broken
 role.apart:
@@ -353,16 +373,22 @@ column.holds:
   %t.next = add i64 %t, 1
   br label %column
 holds:
-  ret i64 -1
+  %some.wait.count = load i64, ptr %waiting.field
+  %some.wait = icmp ne i64 %some.wait.count, 0
+  %are.counted = icmp ne i64 %numbers, 0
+  %part = and i1 %some.wait, %are.counted
+  %answer = select i1 %part, i64 {PART}, i64 {HOLDS}
+  ret i64 %answer
 broken:
   ret i64 %t
 }}
 
-; What is said of the tensors from @first on, before @last.
+; What is said of the tensors from @first on, before @last, but of those left out.
 define void @advance(ptr %table, i64 %first, i64 %last) {{
 entry:
 {loads("tensors written numbers objects handles number_pointers dtypes row updated")}
-{loads("bump_version number_is_double")}
+{loads("bump_version number_is_double pointers")}
+  %grad.row = mul i64 %written, %tensors
   %numbers.first = add i64 %written, 1
   br label %column
 column:
@@ -378,7 +404,11 @@ ahead:
   call void @fetch.counters(ptr %table, i64 %t, i64 %last)
   br label %numbers.head
 numbers.head:
-  br label %number
+  %grad.entry = add i64 %grad.row, %t
+  %grad.at = getelementptr i64, ptr %pointers, i64 %grad.entry
+  %gradient = load i64, ptr %grad.at
+  %is.left.out = icmp eq i64 %gradient, {NONE}
+  br i1 %is.left.out, label %column.done, label %number
 number:
   %s = phi i64 [0, %numbers.head], [%s.next, %number.done]
   %s.more = icmp slt i64 %s, %numbers

@@ -1,6 +1,5 @@
 """Rows of scalars: native code makes of them what Python makes, or leaves it to it."""
 
-import ctypes
 import math
 
 import numpy as np
@@ -43,8 +42,7 @@ def rows_of(rule, given_rows, dtype=torch.float64, **slots):
         number_is_double=dtype_code(torch.float64),
     )
     library = jit.compile_ir(f"{record_type}\n{text}\n{ATTRIBUTES}")
-    prototype = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
-    rows.evaluate = prototype(library["prepare"])
+    rows.evaluate_with(library["prepare"])
     rows.assign([(hyperparameters, state) for state, hyperparameters in given_rows])
     return table, rows
 
@@ -184,7 +182,7 @@ def test_operators_that_only_python_has():
     for _ in range(3):
         optimizer.step()
     assert engines(optimizer) == "kernel"
-    assert optimizer._plan.buckets[0].rows.evaluate is None
+    assert optimizer._plan.buckets[0].rows._evaluate is None
     assert param.item() == 1 - 0.5 * ((0 + 1) + (1 + 2) + (1 + 0))
 
 
@@ -194,7 +192,7 @@ def test_whole_numbers_are_left_to_python():
     optimizer = polyak.AdamW([param], lr=1)
     optimizer.step()
     (bucket,) = optimizer._plan.buckets
-    assert bucket.rows.evaluate is not None
+    assert bucket.rows._evaluate is not None
     assert not bucket.rows._evaluated(())
 
 
@@ -225,7 +223,7 @@ def test_numbers_of_the_step_itself():
         for param, old, lr in zip(params, before, rates, strict=True):
             step = lr * param.grad * 5 / (norm + 1e-6)
             torch.testing.assert_close(param.detach(), old - step)
-    assert optimizer._plan.buckets[0].rows.evaluate is not None
+    assert optimizer._plan.buckets[0].rows._evaluate is not None
 
 
 def test_beside_a_kernel_of_the_same_operators():
@@ -238,5 +236,5 @@ def test_beside_a_kernel_of_the_same_operators():
         param = parameter([1.0, -3.0], [4.0, -9.0], dtype)
         optimizer = probe(rule)([param], lr=5.0)
         optimizer.step()
-        assert optimizer._plan.buckets[0].rows.evaluate is not None
+        assert optimizer._plan.buckets[0].rows._evaluate is not None
         assert param.tolist() == [1 - 2 * 2, -3 - 2 * 3]

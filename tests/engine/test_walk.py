@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 import polyak
 from polyak.engine import torch_abi
-from polyak.engine.walk import walk
+from polyak.engine.table import NONE
+from polyak.engine.walk import HOLDS, PART, walk
 
 from .support import engines, parameter, three
 
 
-def prepared(count=5, kind="Adam"):
+def prepared(kind="Adam", count=5):
     """An optimizer, its parameters, and its only bucket, ready to be checked."""
     params = [parameter(torch.ones(4, 3), torch.ones(4, 3)) for _ in range(count)]
     optimizer = getattr(polyak, kind)(params, lr=0.1)
@@ -25,15 +26,11 @@ def prepared(count=5, kind="Adam"):
 
 
 def answer(bucket):
-    """What the native check says: -1, or the column that changed."""
+    """What the native check says: -1 (``HOLDS``), or the column that changed."""
     return walk().check(bucket.table.address)
 
 
 # Reports
-
-
-def grad_gone(param, state):
-    param.grad = None
 
 
 def grad_dtype(param, state):
@@ -169,7 +166,7 @@ def slot_without_storage(param, state):
     torch.utils.swap_tensors(state["exp_avg"], torch.ones(4, 3).to_sparse())
 
 
-REPORTED = [grad_gone, grad_dtype, grad_strides, grad_expanded, grad_negated]
+REPORTED = [grad_dtype, grad_strides, grad_expanded, grad_negated]
 REPORTED += [grad_sparse, grad_without_memory, grad_is_param, grad_is_slot]
 REPORTED += [grad_begins_in_slot, grad_ends_in_param]
 REPORTED += [param_pointer, param_shape, param_dimensions, param_strides, param_dtype]
@@ -200,8 +197,30 @@ def test_the_first_change_is_reported():
     """Of several, the one with the lowest column."""
     _, params, bucket = prepared()
     for column, first in ((4, 4), (1, 1), (3, 1)):
-        params[column].grad = None
+        params[column].grad = torch.ones(3, 4).t()
         assert answer(bucket) == first
+
+
+def test_tensors_without_gradient_are_left_out():
+    """The table holds; where steps are counted, these part from the others."""
+    for kind, due in (("Adam", PART), ("SGD", HOLDS)):
+        _, params, bucket = prepared(kind)
+        for param in params[1:3]:
+            param.grad = None
+        assert answer(bucket) == due
+        assert bucket.holds()
+        assert bucket.table.get("waiting") == 2
+        found = bucket.table.arrays["pointers"][-1]
+        assert (found == NONE).tolist() == [False, True, True, False, False]
+        params[4].grad = torch.ones(3, 4).t()
+        assert answer(bucket) == 4
+
+
+def test_buckets_with_leaves_leave_nothing_out():
+    """They copy gradients into stacks."""
+    _, params, bucket = prepared("Muon")
+    params[2].grad = None
+    assert answer(bucket) == 2
 
 
 # What is no change
@@ -322,7 +341,7 @@ def test_any_tensors(tensors, data):
     change = data.draw(st.sampled_from(["grad", "data", "slot", "stride"]))
     param, full = params[index], params[index].numel() > 0
     if change == "grad":
-        param.grad = None
+        param.grad = torch._neg_view(param.grad)
     elif change == "data":
         param.data = param.data.clone()
     elif change == "slot":

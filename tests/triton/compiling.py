@@ -2,8 +2,8 @@
 
     python tests/triton/compiling.py 90 float32 Passes
 
-prints a line for each kernel but those named: optimizer, kernel, registers of a thread, and the bytes
-of its stack, which spilled registers would need.
+prints a line for each kernel but those named: optimizer, kernel, registers of a
+thread, and the bytes of its stack, which spilled registers would need.
 """
 
 import re

@@ -47,6 +47,7 @@ class TritonBucket(Bucket):
     """
 
     kernel: TritonKernel  # type: ignore[assignment]
+    leaves_out = False
 
     def __init__(
         self,
