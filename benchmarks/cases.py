@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from random import Random
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Case:
         shapes: of the parameters, whose gradients stay as they are; or
         layers: the layers of a network, whose backward makes new gradients.
         groups: every parameter in a group of its own.
+        missing: this share of the gradients, others in each step.
         dtype: of the parameters.
         optimizers: those that are measured, unless others are asked for.
         bandwidth: measure moving as many bytes as a step must as well.
@@ -45,6 +47,7 @@ class Case:
     shapes: tuple[Shape, ...] = ()
     layers: int = 0
     groups: bool = False
+    missing: float = 0.0
     dtype: torch.dtype = torch.float32
     optimizers: tuple[str, ...] = ()
     bandwidth: bool = False
@@ -88,6 +91,14 @@ CASES = {
             groups=True,
             least=20,
         ),
+        Case(
+            "missing",
+            "1000 tensors of 64, a tenth of the gradients missing",
+            1.0,
+            "µs",
+            ((64,),) * 1000,
+            missing=0.1,
+        ),
         Case("backward", "200 layers, gradients made anew", 0.6, "µs", layers=200),
         _some("many", "5000 tensors of 64", 0.8, "µs", ((64,),) * 5000),
         _some("gpt2", "GPT-2 small, 148 tensors", 2.0, "ms", gpt2_small()),
@@ -116,20 +127,26 @@ class Tensors:
         self._make = (
             partial(_network, case.layers)
             if case.layers
-            else partial(_plain, case.shapes, case.dtype)
+            else partial(_plain, case.shapes, case.dtype, case.missing)
         )
+        self._is_network = bool(case.layers)
         self._made: list[tuple[list[Tensor], Before | None, list[Tensor]]] = []
+        self._grads: list[list[Tensor | None]] = []
 
     def side(self, index: int) -> tuple[list[Tensor], Before | None]:
         """Parameters with gradients, and what makes the gradients anew, if anything."""
         while len(self._made) <= index:
             params, before = self._make()
             self._made.append((params, before, _starts(params)))
+            self._grads.append([param.grad for param in params])
         params, before, starts = self._made[index]
         with torch.no_grad():
             for param, start in zip(params, starts, strict=True):
                 param.copy_(start)
-        if before is not None:
+        # All are there: torch's fused SGD fails where one comes later.
+        for param, grad in zip(params, self._grads[index], strict=True):
+            param.grad = grad
+        if before is not None and self._is_network:
             before()
         return params, before
 
@@ -140,8 +157,10 @@ def _starts(params: list[Tensor]) -> list[Tensor]:
     return [param.detach().clone() if small else torch.tensor(0.1) for param in params]
 
 
-def _plain(shapes: tuple[Shape, ...], dtype: torch.dtype) -> tuple[list[Tensor], None]:
-    """Parameters of these shapes with gradients that stay."""
+def _plain(
+    shapes: tuple[Shape, ...], dtype: torch.dtype, missing: float
+) -> tuple[list[Tensor], Before | None]:
+    """Parameters of these shapes, with gradients that stay, or are there at times."""
     generator = torch.Generator().manual_seed(0)
     params: list[Tensor] = []
     for shape in shapes:
@@ -150,7 +169,15 @@ def _plain(shapes: tuple[Shape, ...], dtype: torch.dtype) -> tuple[list[Tensor],
         times = -(-param.numel() // max(1, few.numel()))
         param.grad = few.repeat(times)[: param.numel()].reshape(shape)
         params.append(param)
-    return params, None
+    if not missing:
+        return params, None
+    grads, chance = [param.grad for param in params], Random(0)
+
+    def before() -> None:
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = None if chance.random() < missing else grad
+
+    return params, before
 
 
 class _Layer(nn.Linear):

@@ -66,6 +66,7 @@ def test_the_cases_are_those_that_are_promised():
         "large": (1, LARGE),
         "resnet50": (161, 25_557_032),
         "groups": (1000, 1000 * 64),
+        "missing": (1000, 1000 * 64),
         "many": (5000, 5000 * 64),
         "gpt2": (148, 124_439_808),
     }
@@ -121,6 +122,18 @@ def test_a_network_makes_its_gradients_anew():
         assert param.grad is not grad
         assert torch.equal(param.grad, grad)
         assert param.grad.abs().max() > 0
+
+
+def test_a_tenth_of_the_gradients_is_missing():
+    params, before = Tensors(CASES["missing"]).side(0)
+    seen = []
+    for _ in range(20):
+        before()
+        seen.append([param.grad is None for param in params])
+    share = sum(map(sum, seen)) / (20 * len(params))
+
+    assert share == pytest.approx(0.1, abs=0.01)
+    assert all(seen[0] != others for others in seen[1:])
 
 
 def test_gradients_pass_through_the_whole_network():

@@ -277,8 +277,9 @@ class Bucket:
         stayed = (self.table.arrays["pointers"][-1] == NONE).astype(int)
         ends = [*map(self.rows.state, self._row_of_cell)], before
         cells: dict[tuple[int, Numbers], int] = {}
-        cell = np.zeros((len(before), len(ends)), np.int64)
-        for old, end in np.unique(np.stack([self._cell_of, stayed]), axis=1).T.tolist():
+        cell = np.full((len(before), len(ends)), -1)
+        cell[self._cell_of, stayed] = 0  # those that there will be
+        for old, end in np.argwhere(cell == 0).tolist():
             key = self._cell_groups[old], ends[end][old]
             cell[old, end] = cells.setdefault(key, len(cells))
         self._cell_of = cell[self._cell_of, stayed]
