@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,78 @@ from ..extent import Extent
 from ..slot import Group
 from . import torch_abi
 from .formats import format_of
-from .layout import dense, memory, overlap, same_layout, span
+from .layout import dense, memory, same_layout, span
 from .triton.devices import engine_of, no_kernels
 from .triton.source import FORMATS
 
-__all__ = ["Tensors", "form", "objection", "overlapping", "refusal"]
+__all__ = ["Places", "Tensors", "form", "objection", "overlapping", "refusal"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Place(NamedTuple):
+    """Where a tensor lies.
+
+    Attributes:
+        objection: why native code cannot read it, for the name of what it is to be put
+            in; None if it can.
+        start: the first address of its memory, if native code can read it.
+        end: the address after its last.
+    """
+
+    objection: str | None
+    start: int = 0
+    end: int = 0
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether they span some of the same memory."""
+        return self.start < other.end and other.start < self.end
+
+
+class Places:
+    """The places of tensors, each looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, Place]] = {}  # by id, and so kept alive
+        self._kinds: dict[Any, str | None] = {}
+
+    def of(self, tensor: Tensor) -> Place:
+        """Where a tensor lies."""
+        known = self._known.get(id(tensor))
+        if known is None:
+            known = self._known[id(tensor)] = tensor, self._look(tensor)
+        return known[1]
+
+    def _look(self, tensor: Tensor) -> Place:
+        if type(tensor) not in _PLAIN:
+            return Place(f"the {{}} is a {type(tensor).__name__}, a tensor subclass")
+        kind = tensor.layout, tensor.device, tensor.dtype
+        if kind not in self._kinds:
+            self._kinds[kind] = _objection_to_kind(*kind)
+        objection = self._kinds[kind]
+        if objection is not None:
+            return Place(objection)
+        if tensor.is_inference():
+            return Place("the {} was made in inference mode")
+        if tensor.is_neg() or tensor.is_conj():
+            return Place("the {} is a lazily negated or conjugated view")
+        if tensor.numel() and not memory(tensor):
+            return Place("the {} has no memory of its own")
+        if torch_abi.handle(tensor) is None:
+            return Place("the {} is not stored as this build of torch stores tensors")
+        return Place(None, *span(tensor))
+
+
+def _objection_to_kind(
+    layout: torch.layout, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    if layout is not torch.strided:
+        return "the {} is sparse"
+    engine = engine_of(device)
+    if engine is None:
+        return no_kernels(device)
+    known = FORMATS.get if engine == "triton" else format_of
+    return f"no kernels for {dtype}" if known(dtype) is None else None
 
 
 @dataclass(frozen=True)
@@ -33,13 +98,14 @@ class Tensors:
 
 
 def objection(
-    group: Group, tensors: Tensors, *, compiling: bool, in_order: bool
+    group: Group, tensors: Tensors, places: Places, *, compiling: bool, in_order: bool
 ) -> str | None:
     """Why a parameter must run eagerly, or None if a kernel can serve it.
 
     Args:
         group: the parameter's group.
         tensors: the parameter, its gradient and its state.
+        places: where they lie.
         compiling: torch.compile is tracing.
         in_order: the rule does not take each number by itself, and the numbers must
             lie in order.
@@ -55,9 +121,9 @@ def objection(
     named = [("parameter", param), ("gradient", tensors.grad)]
     named += [("state", slot) for slot, _ in tensors.slots]
     for what, tensor in named:
-        why = _tensor_objection(what, tensor)
+        why = places.of(tensor).objection
         if why is not None:
-            return why
+            return why.format(what)
     if not dense(param):
         return "the parameter's memory has gaps or overlaps itself"
     for what, tensor in named:
@@ -74,9 +140,9 @@ def objection(
             return f"a state of each {extent} is {_form(slot)}"
     written = (param, *(slot for slot, _ in tensors.slots))
     is_there = tensors.grad is not param  # which stands in for one that is to come
-    if is_there and any(overlap(tensors.grad, tensor) for tensor in written):
+    if is_there and any(map(places.of(tensors.grad).overlaps, map(places.of, written))):
         return "the gradient overlaps the memory of what is updated"
-    if not all(map(_is_number, tensors.numbers)):
+    if not all(_is_number(number, places) for number in tensors.numbers):
         return "a number of the state is no 0-d float tensor on the CPU"
     homes = {number.device for number in tensors.numbers}
     if homes - {torch.device("cpu")} - {param.device} or len(homes) > 1:
@@ -113,45 +179,21 @@ def _is_small(slot: Tensor, extent: Extent, param: Tensor) -> bool:
     return slot.shape == extent.shape(param.shape) and slot.is_contiguous()
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, places: Places) -> bool:
     return (
         type(value) is Tensor
         and value.dim() == 0
         and value.dtype in (torch.float32, torch.float64)
-        and _tensor_objection("number", value) is None
+        and places.of(value).objection is None
     )
 
 
-def _tensor_objection(what: str, tensor: Tensor) -> str | None:
-    if type(tensor) not in _PLAIN:
-        return f"the {what} is a {type(tensor).__name__}, a tensor subclass"
-    if tensor.is_sparse or tensor.layout is not torch.strided:
-        return f"the {what} is sparse"
-    engine = engine_of(tensor.device)
-    if engine is None:
-        return no_kernels(tensor.device)
-    known = FORMATS.get if engine == "triton" else format_of
-    if known(tensor.dtype) is None:
-        return f"no kernels for {tensor.dtype}"
-    if tensor.is_inference():
-        return f"the {what} was made in inference mode"
-    if tensor.is_neg() or tensor.is_conj():
-        return f"the {what} is a lazily negated or conjugated view"
-    if tensor.numel() and not memory(tensor):
-        return f"the {what} has no memory of its own"
-    if torch_abi.handle(tensor) is None:
-        return f"the {what} is not stored as this build of torch stores tensors"
-    return None
-
-
-def overlapping(owners: Iterable[tuple[Tensor, Sequence[Tensor]]]) -> set[Tensor]:
+def overlapping(
+    owners: Iterable[tuple[Tensor, Sequence[Tensor]]], places: Places
+) -> set[Tensor]:
     """The parameters of which some written tensor shares memory with another's."""
-    spans = [
-        (*span(tensor), owner)
-        for owner, tensors in owners
-        for tensor in tensors
-        if _tensor_objection("", tensor) is None
-    ]
+    found = ((places.of(t), owner) for owner, tensors in owners for t in tensors)
+    spans = [(at.start, at.end, owner) for at, owner in found if at.objection is None]
     spans.sort(key=lambda span: span[:2])
     clashing: set[Tensor] = set()
     reach, last = 0, None

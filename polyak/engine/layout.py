@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["dense", "memory", "overlap", "same_layout", "span"]
+__all__ = ["dense", "memory", "same_layout", "span"]
 
 
 def memory(tensor: Tensor) -> int:
@@ -17,18 +17,11 @@ def memory(tensor: Tensor) -> int:
 
 def span(tensor: Tensor) -> tuple[int, int]:
     """The first address of a tensor's memory and the one after its last."""
-    extent = sum(
-        (size - 1) * stride
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    start = tensor.data_ptr()
-    return start, start + (extent + 1) * tensor.element_size() * bool(tensor.numel())
-
-
-def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors span some of the same memory."""
-    (a_start, a_end), (b_start, b_end) = span(a), span(b)
-    return a_start < b_end and b_start < a_end
+    start, count = tensor.data_ptr(), tensor.numel()
+    if count and not tensor.is_contiguous():
+        pairs = zip(tensor.shape, tensor.stride(), strict=True)
+        count = 1 + sum((size - 1) * stride for size, stride in pairs)
+    return start, start + count * tensor.element_size()
 
 
 def dense(tensor: Tensor) -> bool:

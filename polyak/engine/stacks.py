@@ -19,7 +19,7 @@ from torch import Tensor
 from ..slot import Group, number
 from . import eager
 from .batching import batched
-from .fitness import overlapping
+from .fitness import Places, overlapping
 
 if TYPE_CHECKING:
     from .plan import EagerMember
@@ -40,7 +40,8 @@ def gathered(groups: Sequence[Group], entries: Sequence[EagerMember]) -> list[St
         groups: the optimizer's groups.
         entries: the parameters, with their gradients.
     """
-    clashes = overlapping((entry.member.param, _tensors(entry)) for entry in entries)
+    owners = ((entry.member.param, _tensors(entry)) for entry in entries)
+    clashes = overlapping(owners, Places())
     alike: dict[Any, list[EagerMember]] = {}
     for entry in entries:
         group = groups[entry.member.group]

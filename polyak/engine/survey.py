@@ -14,7 +14,7 @@ from ..extent import Extent
 from ..schema import Schema, skeleton
 from ..slot import Group, number
 from .eager import watched
-from .fitness import Tensors, objection, overlapping
+from .fitness import Places, Tensors, objection, overlapping
 from .formats import Format, format_of
 from .kernel import Kernel, generate
 from .phases import Matrix, matrix_of
@@ -141,7 +141,8 @@ def survey(
 ) -> Iterator[Verdict]:
     """Judge every member, in order."""
     readings: dict[Any, Reading] = {}
-    clashes = overlapping(_written(members))
+    places = Places()
+    clashes = overlapping(_written(members), places)
     compiling, unread = torch.compiler.is_compiling(), watched()
     for member in members:
         schema = member.schema
@@ -158,7 +159,7 @@ def survey(
             inputs = schema.inputs(numbers, state)
             readings[key] = read(schema, situation, inputs)[0]
         reading = readings[key]
-        why = _judge(group, member, reading, clashes, compiling)
+        why = _judge(group, member, reading, places, clashes, compiling)
         if why is None:
             why = unreadable(member, reading.graph, numbers, live)
         if unread:
@@ -179,6 +180,7 @@ def _judge(
     group: Group,
     member: Member,
     reading: Reading,
+    places: Places,
     clashes: set[Tensor],
     compiling: bool,
 ) -> str | None:
@@ -190,7 +192,7 @@ def _judge(
     if graph.has_rows and member.param.dim() < 2:
         return "the rule tells rows from columns, and the parameter has none"
     in_order = graph.has_rows or bool(graph.leaves)
-    why = objection(group, tensors, compiling=compiling, in_order=in_order)
+    why = objection(group, tensors, places, compiling=compiling, in_order=in_order)
     if why is None and graph.leaves and member.param.is_complex():
         why = "the rule has a leaf, and the parameter is complex"
     if why is None and member.param in clashes:

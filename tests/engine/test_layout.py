@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyak.engine.fitness import overlapping
-from polyak.engine.layout import dense, memory, overlap, same_layout, span
+from polyak.engine.fitness import Places, overlapping
+from polyak.engine.layout import dense, memory, same_layout, span
 
 MEMORY = torch.zeros(2000)
 
@@ -53,6 +53,11 @@ def test_span_is_from_the_first_to_the_last(tensor):
     assert (start, end) == (min(found), max(found) + 4) if found else start == end
 
 
+def overlap(a, b):
+    places = Places()
+    return places.of(a).overlaps(places.of(b))
+
+
 @given(tensors(), tensors())
 def test_tensors_that_share_a_number_overlap(a, b):
     """Tensors that lie within each other's gaps are taken to overlap as well."""
@@ -89,7 +94,7 @@ def test_overlapping_parameters_are_found(owned):
         for other, another in flat[i + 1 :]:
             if tensor.numel() and another.numel() and overlap(tensor, another):
                 due |= {owner, other}
-    found = overlapping(owners)
+    found = overlapping(owners, Places())
     assert due <= found
     if all(tensor.numel() for _, tensor in flat):
         assert found == due
