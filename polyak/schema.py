@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -25,6 +25,31 @@ class _Number:
 
 
 NUMBER = _Number()
+
+
+class _Reads(dict[str, Any]):
+    """A group that notes which of its values are read."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, noted."""
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        self.names.update(self.keys())
+        return super().__iter__()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +94,12 @@ class Schema:
         """The slots that a parameter of this group has; without one, that any has."""
         slots = self.slots.items()
         return tuple(name for name, slot in slots if slot.wanted(group, param))
+
+    def decisive(self, group: Group) -> frozenset[str]:
+        """The values of a group on which it depends which slots there are."""
+        reads = _Reads(group)
+        self.present(reads)
+        return frozenset(reads.names)
 
     def begins(self, present: Collection[str], missing: Collection[str]) -> bool:
         """Whether a parameter that lacks some state has none of the rule's own yet."""
@@ -171,6 +202,9 @@ def skeleton(
     >>> skeleton((None, 0.5), numbers), numbers
     ((None, NUMBER), [0.5])
     """
+    if type(value) is float:  # as most are
+        numbers.append(value)
+        return NUMBER
     if isinstance(value, tuple | list):
         return tuple(skeleton(part, numbers, read) for part in value)
     if isinstance(value, Tensor) and value.numel() == 1:

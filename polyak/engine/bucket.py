@@ -202,12 +202,14 @@ class Bucket:
         self._assigned = hyperparameters
         states = self._states_of_cells()
         rows: dict[tuple[Numbers, Numbers], int] = {}
-        self._row_of_cell = [
+        row_of_cell = [
             rows.setdefault((hyperparameters[group], state), len(rows))
             for group, state in zip(self._cell_groups, states, strict=True)
         ]
         self.rows.assign(list(rows))
-        self.table.arrays["row"][:] = np.array(self._row_of_cell)[self._cell_of]
+        if row_of_cell != self._row_of_cell:
+            self._row_of_cell = row_of_cell
+            self.table.arrays["row"][:] = np.array(row_of_cell)[self._cell_of]
 
     def _states_of_cells(self) -> list[Numbers]:
         if self._row_of_cell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
@@ -19,7 +20,7 @@ from .scalars import number_slots
 from .stands import chosen
 from .table import loads
 
-__all__ = ["evaluation"]
+__all__ = ["EXACT", "evaluation", "may_be_ints"]
 
 _ARITHMETIC = {
     operator.add: "fadd",
@@ -37,7 +38,7 @@ _COMPARISONS = {
 }
 _DIVISION = operator.truediv
 _OTHERS = {operator.pow, operator.neg, operator.pos, operator.abs, chosen}
-_EXACT = 2.0**53
+EXACT = 2.0**53  # below, an int is a float, exactly
 
 
 def evaluation(graph: Graph, real: str) -> str | None:
@@ -104,6 +105,43 @@ def _whole_numbers(scalars: list[fx.Node]) -> set[fx.Node] | None:
         if target is operator.pow and are_whole == {True}:
             return None
     return whole
+
+
+def may_be_ints(
+    graph: Graph, floats: Iterable[fx.Node], hyperparameters: Iterable[fx.Node]
+) -> list[bool]:
+    """Of which hyperparameters an int does what the equal float does.
+
+    So it is where it is only compared, or meets a float: ints among themselves have no
+    zero with a sign, and no rounding.
+
+    Args:
+        graph: the rule.
+        floats: inputs that are floats always.
+        hyperparameters: those asked about.
+    """
+    known = {*floats}
+
+    def is_float(value: Any) -> bool:
+        return value in known if isinstance(value, fx.Node) else type(value) is float
+
+    for node in graph.nodes:
+        target: Any = node.target
+        is_division = target is _DIVISION
+        meets_one = target in _ARITHMETIC and any(map(is_float, node.args))
+        if node in graph.scalars and (is_division or meets_one):
+            known.add(node)
+
+    def is_harmless(user: fx.Node, node: fx.Node) -> bool:
+        target: Any = user.target
+        others = [value for value in user.args if value is not node]
+        meets_one = target in _ARITHMETIC and any(map(is_float, others))
+        return meets_one or target in _COMPARISONS
+
+    return [
+        all(is_harmless(user, node) for user in node.users if user in graph.scalars)
+        for node in hyperparameters
+    ]
 
 
 def _read(program: _Program, graph: Graph, row: str) -> None:
@@ -178,7 +216,7 @@ class _Program:
             value = self.code.emit(f"fadd double {value}, 0.0")  # -0.0 becomes 0.0
         self.values[node] = value
         size = self.code.emit(self._size(value))
-        self._fail_if(self.code.emit(f"fcmp uge double {size}, {_literal(_EXACT)}"))
+        self._fail_if(self.code.emit(f"fcmp uge double {size}, {_literal(EXACT)}"))
 
     def _operation(self, target: Any, operands: list[str]) -> str:
         if target in _ARITHMETIC:

@@ -38,7 +38,7 @@ from .stacks import Stack, gathered
 from .survey import Hyperparameters, Member, Verdict, kernel_for, survey
 from .triton.captures import bucket_kind, keep_captured
 from .triton.skips import counting
-from .watch import OTHER, SAME, Watch
+from .watch import OTHER, OTHER_VALUES, SAME, Watch
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -241,19 +241,33 @@ class Plan:
 
     def _same_objects(self, optimizer: Optimizer, only_groups: bool) -> bool:
         seen = self._watch.look(optimizer, only_groups)
-        self._is_steady = seen == SAME and self._hyperparameters.fixed
         if seen == OTHER:
             return False
+        same = seen == SAME and self._hyperparameters.fixed
+        self._is_steady = same or (seen == OTHER_VALUES and self._follows())
         if self._is_steady:
             return True
-        known, now = self._hyperparameters, Hyperparameters.of(optimizer)
+        now = Hyperparameters.of(optimizer)
         if not self.takes(now):
             return False
-        self._hyperparameters = now
+        self._assign_numbers(now)
+        return seen == SAME or self._watch.renew(optimizer)
+
+    def _follows(self) -> bool:
+        """Take over floats that groups have in place of others, if no more changed."""
+        changes = self._watch.changes() if self._hyperparameters.fixed else None
+        now = self._hyperparameters.after(changes) if changes else None
+        if changes is None or now is None:
+            return False
+        self._watch.accept(changes)
+        self._assign_numbers(now)
+        return True
+
+    def _assign_numbers(self, now: Hyperparameters) -> None:
+        known, self._hyperparameters = self._hyperparameters, now
         if now.numbers != known.numbers:
             for bucket in self.buckets:
                 bucket.assign(now.numbers)
-        return seen == SAME or self._watch.renew(optimizer)
 
     def _reads_the_same(self, stack: Stack) -> bool:
         """Whether the rule reads as it did for the numbers that there are now."""
@@ -278,7 +292,14 @@ class Plan:
             and own.get("grad_scale") is None
             and not watched()
             and (self._is_plain or self._others_hold())
-            and repeat.step(repeat.address) == 0
+            and (
+                repeat.step(repeat.address) == 0
+                or (
+                    self._follows()
+                    and repeat.fits(self.buckets)
+                    and repeat.step(repeat.address) == 0
+                )
+            )
         )
 
     def run(self, optimizer: Optimizer) -> bool:

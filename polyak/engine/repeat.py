@@ -33,7 +33,7 @@ _PAIR = 16  # bytes: a table, and the function that evaluates its scalars, or 0
 class Repeat:
     """What the native call is given.
 
-    It is good until the watch or a bucket is told of something new.
+    It is good for as long as it :meth:`fits` the buckets, and the watch is the same.
 
     Args:
         watch: looks at the groups; the state is in custody.
@@ -47,16 +47,20 @@ class Repeat:
         address: what it takes.
     """
 
-    __slots__ = ("_record", "address", "groups", "is_native", "step")
+    __slots__ = ("_natives", "_record", "address", "groups", "is_native", "step")
 
     def __init__(self, watch: Watch, buckets: Sequence[Bucket]) -> None:
-        natives = [bucket.native() for bucket in buckets]
-        self.is_native, self.groups = None not in natives, watch.groups
+        self._natives = [bucket.native() for bucket in buckets]
+        self.is_native, self.groups = None not in self._natives, watch.groups
         library = walk.library()
         record = [*watch.native(), library["check"], library["launch"], len(buckets)]
-        record += [word for native in natives for word in native or ()]
+        record += [word for native in self._natives for word in native or ()]
         self._record = np.array(record, np.int64)
         self.step, self.address = _compiled(), self._record.ctypes.data
+
+    def fits(self, buckets: Sequence[Bucket]) -> bool:
+        """Whether it is what would be made anew."""
+        return self._natives == [bucket.native() for bucket in buckets]
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..schema import Schema
+from .evaluation import EXACT, may_be_ints
 from .reading import Reading
 from .scalars import number_slots
 from .survey import Numbers
@@ -61,17 +62,15 @@ class Rows:
         self._table, self._reading, self._schema = table, reading, schema
         self._kinds = tuple(_KINDS[dtype] for dtype in dtypes)
         self._rows: list[Row] = []
-        self._is_plain = False  # no arithmetic on ints, which has no limits in Python
+        self._is_plain = False  # no arithmetic on ints alone, without limits in Python
         self._prepared_for: Numbers | None = None  # where no number of the state counts
         self._real = real
         graph = reading.graph
         slots, injected = len(number_slots(graph)), len(schema.injected)
         before = slots + schema.wants_step + injected
-        hyperparameters = list(graph.hyperparameters.values())[before:]
-        self._computed_with = [
-            any(user in graph.scalars for user in node.users)
-            for node in hyperparameters
-        ]
+        inputs = list(graph.hyperparameters.values())
+        hyperparameters = inputs[before:]
+        self._may_be_int = may_be_ints(graph, inputs[:before], hyperparameters)
         self._sizes = (
             len(dtypes),
             injected,
@@ -123,35 +122,39 @@ class Rows:
         self._evaluator, self._evaluate = address, prototype(address)
 
     def evaluator(self) -> int | None:
-        """The address of that; 0 where all is evaluated for good; None if Python does.
+        """The address of that; or 0 where Python has evaluated all for good; or None.
 
         It is for steps that inject nothing.
         """
-        if self._prepared_for == ():
-            return 0
-        return self._evaluator if self._is_plain else None
+        if self._is_plain:
+            return self._evaluator
+        return 0 if self._prepared_for == () else None
 
     def assign(self, made_of: Sequence[tuple[Numbers, Numbers]]) -> None:
         """Use a row for each of these hyperparameters and numbers of the state."""
         if len(made_of) > self._most:
             self._make_room(2 * len(made_of))
+        if len(made_of) != len(self._rows):
+            self._table.set(rows=len(made_of))
         self._rows = [Row(hyperparameters) for hyperparameters, _ in made_of]
         self._prepared_for = None
-        self._table.set(rows=len(self._rows))
         for index, (_, state) in enumerate(made_of):
             self._expected[index][:] = state
         able = self._evaluate is not None
-        self._is_plain = able and all(map(self._no_ints, self._rows))
+        self._is_plain = able and all(map(self._are_floats, self._rows))
         if self._is_plain:
             for index, row in enumerate(self._rows):
                 self._given[index][:] = row.hyperparameters
 
-    def _no_ints(self, row: Row) -> bool:
-        """Whether each hyperparameter that something is computed of is a float."""
-        given = zip(self._computed_with, row.hyperparameters, strict=True)
+    def _are_floats(self, row: Row) -> bool:
+        """Whether the hyperparameters are floats, or ints that may stand for floats."""
+        if {*map(type, row.hyperparameters)} == {float}:
+            return True
+        given = zip(self._may_be_int, row.hyperparameters, strict=True)
         return all(
-            type(value) is float or not (used or isinstance(value, bool))
-            for used, value in given
+            type(value) is float
+            or (may_be_int and type(value) is int and abs(value) < EXACT)
+            for may_be_int, value in given
         )
 
     def state(self, row: int) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from .triton import source as triton
 from .triton.devices import engine_of
 from .triton.program import program_of
 from .triton.staying import reader, stays, unreadable
+from .watch import Change
 
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
@@ -85,6 +86,8 @@ class Hyperparameters:
         structure: what selects engines, slots and readings, by group.
         skeletons: the values that the rule takes, without their numbers, by group.
         numbers: those numbers, by group.
+        floats: where among them a hyperparameter is that is a float, by group.
+        decisive: values on which more than numbers depends, by group, where asked for.
     """
 
     fixed: bool
@@ -92,23 +95,55 @@ class Hyperparameters:
     structure: list[Any]
     skeletons: list[tuple[Any, ...]]
     numbers: list[Numbers]
+    floats: list[dict[str, int]]
+    decisive: dict[int, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Hyperparameters:
         """Read them off an optimizer."""
         schemas = optimizer.schemas
-        structure, skeletons, numbers, fixed = [], [], [], True
+        structure, skeletons, numbers, floats, fixed = [], [], [], [], True
         for group, schema in zip(optimizer.param_groups, schemas, strict=True):
             found: list[float] = []
-            values = schema.values(group).values()
-            fixed = fixed and all(map(_is_fixed, values))
-            read = reader(group, schema)
-            shape = tuple(skeleton(value, found, read) for value in values)
+            values = schema.values(group)
+            fixed = fixed and all(map(_is_fixed, values.values()))
+            read, shapes, places = reader(group, schema), [], {}
+            for name, value in values.items():
+                if type(value) is float:
+                    places[name] = len(found)
+                shapes.append(skeleton(value, found, read))
+            shape = tuple(shapes)
             switches = tuple(group.get(switch) for switch in _SWITCHES)
             structure.append((schema, shape, switches, schema.present(group)))
             skeletons.append(shape)
             numbers.append(tuple(found))
-        return cls(fixed, schemas, structure, skeletons, numbers)
+            floats.append(places)
+        return cls(fixed, schemas, structure, skeletons, numbers, floats)
+
+    def after(self, changes: Iterable[Change]) -> Hyperparameters | None:
+        """With other floats in place of floats; None if more than numbers changes."""
+        numbers = list(self.numbers)
+        for change in changes:
+            index, group = change.place, change.group
+            if index not in self.decisive:
+                self.decisive[index] = self.schemas[index].decisive(group)
+            own, floats = list(numbers[index]), self.floats[index]
+            for name, _, before, value in change.values:
+                both = type(before) is float and type(value) is float
+                if not both or name in self.decisive[index]:
+                    return None
+                if name in floats:
+                    own[floats[name]] = value
+            numbers[index] = tuple(own)
+        return Hyperparameters(
+            self.fixed,
+            self.schemas,
+            self.structure,
+            self.skeletons,
+            numbers,
+            self.floats,
+            self.decisive,
+        )
 
 
 def _is_fixed(value: Any) -> bool:

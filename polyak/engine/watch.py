@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -24,12 +24,27 @@ from .look import HEAD, OTHERS_HOLD, UNKNOWN, library, look
 if TYPE_CHECKING:
     from ..optimizer import Optimizer
 
-__all__ = ["OTHER", "OTHER_VALUES", "SAME", "Watch"]
+__all__ = ["OTHER", "OTHER_VALUES", "SAME", "Change", "Watch"]
 
 SAME = 0
 OTHER_VALUES = 1  # in the groups, something else than the parameters
 OTHER = 2
+_ENTRY = 3  # words of an entry of a dictionary
 _MOST_LINES = 8  # the processor itself reads ahead in what is longer
+
+
+class Change(NamedTuple):
+    """What is another in a group.
+
+    Attributes:
+        place: the index of the group.
+        group: as it is now.
+        values: the name, its place in the group, what it was and what it is.
+    """
+
+    place: int
+    group: dict[str, Any]
+    values: list[tuple[str, int, Any, Any]]
 
 
 class Watch:
@@ -84,6 +99,36 @@ class Watch:
         if not only_groups:
             self.found_sole = self._countable and not seen & OTHERS_HOLD
         return seen & ~OTHERS_HOLD
+
+    def changes(self) -> list[Change] | None:
+        """The groups in which values are others; None if more is."""
+        if len(self.groups) != len(self._values):
+            return None
+        found = []
+        for place, (group, known) in enumerate(
+            zip(self.groups, self._values, strict=True)
+        ):
+            if [*group] != [*known]:
+                return None
+            pairs = enumerate(zip(known.items(), group.values(), strict=True))
+            values = [
+                (name, at, before, value)
+                for at, ((name, before), value) in pairs
+                if value is not before
+            ]
+            if values:
+                found.append(Change(place, group, values))
+        return found
+
+    def accept(self, changes: Iterable[Change]) -> None:
+        """Expect the values that these groups have now. They are not looked into."""
+        for place, _, values in changes:
+            known, at = self._values[place], self._version_at[place]
+            self._expected[at] = UNKNOWN
+            first = int(self._expected[at + 1]) + 1  # after the number of entries
+            for name, entry, _, value in values:
+                known[name] = value
+                self._expected[first + _ENTRY * entry + 1] = id(value)
 
     def renew(self, optimizer: Optimizer) -> bool:
         """Expect the values that the groups have now; False if more is another."""

@@ -104,7 +104,7 @@ def test_any_expression_is_what_python_makes_of_it(text, a, b, step):
         f"def rule(param, grad, out, *, step, a, b):\n    return param, {text}",
         namespace,
     )
-    given_rows = [((0.0, step - 1), (float(a), float(b)))]
+    given_rows = [((0.0, step - 1), (a, b))]
     try:
         found = both(namespace["rule"], given_rows, out=NUMBER_SLOT)
     except (ZeroDivisionError, OverflowError, TypeError):  # as the rule is read
@@ -186,6 +186,34 @@ def test_operators_that_only_python_has():
     assert param.item() == 1 - 0.5 * ((0 + 1) + (1 + 2) + (1 + 0))
 
 
+@pytest.mark.parametrize(
+    ("formula", "is_native"),
+    [
+        ("lr / (1 + (step - 1) * a)", True),
+        ("step * a + step / a + (a < 3)", True),
+        ("lr if a < step else step", True),
+        ("-a * lr", False),
+        ("a * a * lr", False),
+        ("a * 2 * lr", False),
+        ("lr * step**a", False),
+        ("lr * a", False),
+    ],
+)
+def test_ints_that_meet_floats_are_floats(formula, is_native):
+    """Where an int is computed with by itself, it is Python's."""
+    namespace = {}
+    exec(
+        f"def rule(param, grad, *, step, lr, a):\n    return param - {formula} * grad",
+        namespace,
+    )
+    native, python = both(namespace["rule"], [((3.0,), (0.5, 2))])
+    assert (native is not None) == is_native
+    if is_native:
+        assert_same_bits(native, python)
+        native, _ = both(namespace["rule"], [((3.0,), (0.5, 2**60))])
+        assert native is None
+
+
 def test_whole_numbers_are_left_to_python():
     """An int may be larger than a float can tell; the answer is a float's otherwise."""
     param = parameter([1.0], [1.0])
@@ -196,7 +224,7 @@ def test_whole_numbers_are_left_to_python():
     assert not bucket.rows._evaluated(())
 
 
-@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adamax", "ASGD", "SGD"])
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adagrad", "ASGD", "SGD"])
 def test_zeros_that_switch_something_off_may_be_ints(name):
     """torch's defaults are: `weight_decay=0` is not computed with."""
     optimizer = getattr(polyak, name)([parameter([1.0], [1.0])], lr=0.1)
