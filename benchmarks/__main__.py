@@ -248,11 +248,12 @@ def _sweep(threads: int, scale: float, folder: Path | None) -> str:
 
 def _overhead(scale: float, folder: Path | None) -> str:
     found = list(overhead.hosts(seconds=0.5 * scale))
+    moving = list(overhead.scheduled(seconds=0.5 * scale))
     if folder is None:
-        return overhead.section(found)
+        return overhead.section([*found, *moving])
     pictures.by_number(found, folder / pictures.BY_NUMBER)
-    what = "Time by number of tensors"
-    return overhead.section(found, pictures.embedded(pictures.BY_NUMBER, what))
+    picture = pictures.embedded(pictures.BY_NUMBER, "Time by number of tensors")
+    return overhead.section([*found, *moving], picture)
 
 
 def _one_pass(threads: tuple[int, ...], scale: float) -> str:

@@ -64,11 +64,11 @@ def sizes(
     for traffic in traffics:
         for name in OPTIMIZERS:
             count = max(1, round(traffic / (SIZE_LENGTH * _width(name))))
-            optimizer = _optimizer(name, count, SIZE_LENGTH)
+            alone, shared = (_optimizer(name, count, SIZE_LENGTH) for _ in range(2))
             moved = count * SIZE_LENGTH * _width(name)
             sides = {
-                "alone": Side(optimizer.step, _setter("SERIAL_BYTES", _NEVER)),
-                "team": Side(optimizer.step, _setter("SERIAL_BYTES", 0)),
+                "alone": Side(alone.step, _setter("SERIAL_BYTES", _NEVER)),
+                "team": Side(shared.step, _setter("SERIAL_BYTES", 0)),
             }
             with _restored(), quiet(threads):
                 times = interleave(sides, seconds)

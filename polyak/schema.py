@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -27,29 +27,24 @@ class _Number:
 NUMBER = _Number()
 
 
-class _Reads(dict[str, Any]):
+class _Reads(Mapping[str, Any]):
     """A group that notes which of its values are read."""
 
     def __init__(self, group: Group) -> None:
-        super().__init__(group)
+        self._group = group
         self.names: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         self.names.add(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.names.add(str(name))
-        return super().__contains__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value, noted."""
-        self.names.add(name)
-        return super().get(name, default)
+        return self._group[name]
 
     def __iter__(self) -> Iterator[str]:
-        self.names.update(self.keys())
-        return super().__iter__()
+        self.names.update(self._group)
+        return iter(self._group)
+
+    def __len__(self) -> int:
+        self.names.update(self._group)
+        return len(self._group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +93,7 @@ class Schema:
     def decisive(self, group: Group) -> frozenset[str]:
         """The values of a group on which it depends which slots there are."""
         reads = _Reads(group)
-        self.present(reads)
+        self.present(cast("Group", reads))
         return frozenset(reads.names)
 
     def begins(self, present: Collection[str], missing: Collection[str]) -> bool:

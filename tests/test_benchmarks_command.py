@@ -46,6 +46,7 @@ def make_parts_tiny(monkeypatch):
     small(sweep, "swept", lengths=(8,), contenders=sgd)
     monkeypatch.setattr(sweep, "MOST_TENSORS", 2)
     small(overhead, "hosts", counts=(1, 2), optimizers=("SGD",))
+    small(overhead, "scheduled", cases=((2, 1),), optimizers=("SGD",))
     small(one_pass, "measured", cases=cases, contenders=sgd)
     square = Case("", "2 x 3", 0.0, "ms", ((2, 3),), plain=True)
     monkeypatch.setattr(matrices, "MATRICES", {"Adafactor": [square]})

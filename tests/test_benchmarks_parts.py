@@ -162,6 +162,28 @@ def test_overhead_is_that_of_every_implementation():
     assert section.endswith("\n\n![picture]")
 
 
+def test_rates_are_others_before_every_step():
+    side = overhead._side(Contender("AdamW").polyak, 2, 3, moves=True)
+    groups = side.run.__self__.param_groups
+    seen = []
+    for _ in range(3):
+        side.before()
+        side.run()
+        seen.append([group["lr"] for group in groups])
+
+    assert [len(group["params"]) for group in groups] == [2, 2, 2]
+    assert len({rate for rates in seen for rate in rates}) == 9
+
+
+def test_changing_rates_have_a_table_of_their_own():
+    found = [*overhead.hosts((1, 3), ("SGD",), seconds=0.0)]
+    found += overhead.scheduled([(1, 2), (2, 2)], ("SGD",), seconds=0.0)
+    section = overhead.section(found)
+
+    assert "| SGD | 2 | 1 |" in section
+    assert "| SGD | 4 | 2 |" in section
+
+
 # A whole step
 
 

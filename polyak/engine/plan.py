@@ -241,12 +241,11 @@ class Plan:
 
     def _same_objects(self, optimizer: Optimizer, only_groups: bool) -> bool:
         seen = self._watch.look(optimizer, only_groups)
-        if seen == OTHER:
-            return False
         same = seen == SAME and self._hyperparameters.fixed
         self._is_steady = same or (seen == OTHER_VALUES and self._follows())
-        if self._is_steady:
-            return True
+        if self._is_steady or seen == OTHER:
+            return self._is_steady
+        self._repeat = None  # it points into the watch
         now = Hyperparameters.of(optimizer)
         if not self.takes(now):
             return False
@@ -283,24 +282,21 @@ class Plan:
     def repeat(self, optimizer: Optimizer) -> bool:
         """Do a step like the last one; False, with nothing done, if it is another."""
         repeat, own = self._repeat, vars(optimizer)
-        return (
-            repeat is not None
-            and repeat.is_native
-            and repeat.groups is optimizer.param_groups
-            and optimizer._custody.keeper is self
-            and "found_inf" not in own
-            and own.get("grad_scale") is None
-            and not watched()
-            and (self._is_plain or self._others_hold())
-            and (
-                repeat.step(repeat.address) == 0
-                or (
-                    self._follows()
-                    and repeat.fits(self.buckets)
-                    and repeat.step(repeat.address) == 0
-                )
-            )
-        )
+        if (
+            repeat is None
+            or not repeat.is_native
+            or repeat.groups is not optimizer.param_groups
+            or optimizer._custody.keeper is not self
+            or "found_inf" in own
+            or own.get("grad_scale") is not None
+            or watched()
+            or not (self._is_plain or self._others_hold())
+        ):
+            return False
+        if repeat.step(repeat.address) == 0:
+            return True
+        follows = self._follows() and repeat.fits(self.buckets)
+        return follows and repeat.step(repeat.address) == 0
 
     def run(self, optimizer: Optimizer) -> bool:
         """Do one step; False, with nothing done, if the plan must be made anew.

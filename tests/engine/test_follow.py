@@ -103,6 +103,10 @@ def test_what_decides_is_known():
 
     optimizer = probe(rule, slots)([parameter([1.0])], lr=0.1, x=1.0, y=2.0)
     assert optimizer.schema.decisive(optimizer.param_groups[0]) == {"x", "y"}
+    slots = {"a": polyak.Slot(when=lambda group: any(v == 2 for v in group.values()))}
+    optimizer = probe(rule, slots)([parameter([1.0])], lr=0.1, x=1.0, y=2.0)
+    group = optimizer.param_groups[0]
+    assert optimizer.schema.decisive(group) == group.keys()
 
 
 def test_a_branch_of_the_rule(alone):
