@@ -25,7 +25,8 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     script = Path(__file__).with_name("compiling.py")
     is_one_of_many = (capability, dtype) != (90, "float32")
-    without = ["Passes"] if is_one_of_many else []  # it takes a third of the time
+    # These take half of the time.
+    without = ["Passes", "Adafactor.filters"] if is_one_of_many else []
     done = subprocess.run(
         [sys.executable, script, str(capability), dtype, *without],
         env=environment,
@@ -37,8 +38,8 @@ def test_no_register_is_spilled(capability, dtype, tmp_path):
     found = {name: tuple(map(int, rest)) for name, *rest in lines}
     assert {"AdamW", "RAdam.scalars", "ASGD.capturable", "Mathematics"} <= found.keys()
     assert {"muon_region0", "muon_region1"} <= found.keys()
-    assert {"Adafactor", "Adafactor.filters"} <= found.keys()
-    assert is_one_of_many or "Passes" in found
+    assert "Adafactor" in found
+    assert is_one_of_many or {"Adafactor.filters", "Passes"} <= found.keys()
     for name, (registers, stack, access) in found.items():
         has_sums = name.startswith(("Adafactor", "Passes"))
         assert registers <= 128, name

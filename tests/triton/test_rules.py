@@ -87,7 +87,7 @@ def test_capturable(name, dtype):
             optimizer.param_groups[1]["lr"] *= 0.5
 
     steps_alike(
-        build, steps=8, ulps=case_of(name).ulps, between=between, kind=LiveBucket
+        build, steps=5, ulps=case_of(name).ulps, between=between, kind=LiveBucket
     )
 
 
