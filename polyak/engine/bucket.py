@@ -82,6 +82,8 @@ class Bucket:
         self._threads = 0
         self._part = False  # some step counters stay behind in the next step
         self._assigned: Sequence[Numbers] = ()
+        self._groups_of_row: dict[int, set[int]] = {}
+        self._rows_of_group: dict[int, set[int]] = {}
         self.table = self._tabulate()
         self._looks_at(state=True)
         self._around: Around | None = None
@@ -200,6 +202,7 @@ class Bucket:
     def assign(self, hyperparameters: Sequence[Numbers]) -> None:
         """Give each cell its row, for hyperparameters by index of the group."""
         self._assigned = hyperparameters
+        self._groups_of_row, self._rows_of_group = {}, {}
         states = self._states_of_cells()
         rows: dict[tuple[Numbers, Numbers], int] = {}
         row_of_cell = [
@@ -210,6 +213,30 @@ class Bucket:
         if row_of_cell != self._row_of_cell:
             self._row_of_cell = row_of_cell
             self.table.arrays["row"][:] = np.array(row_of_cell)[self._cell_of]
+
+    def reassign(self, hyperparameters: Sequence[Numbers], changed: list[int]) -> None:
+        """Do the same, where floats in some groups are others.
+
+        Rows stay as they are, if all groups that share one still agree.
+
+        Args:
+            hyperparameters: the new ones, by index of the group.
+            changed: the indices of the groups.
+        """
+        if not self._groups_of_row:
+            for group, row in zip(self._cell_groups, self._row_of_cell, strict=True):
+                self._groups_of_row.setdefault(row, set()).add(group)
+                self._rows_of_group.setdefault(group, set()).add(row)
+        self._assigned = hyperparameters
+        rows = {row for group in changed for row in self._rows_of_group.get(group, ())}
+        numbers: dict[int, Numbers] = {}
+        for row in rows:
+            now = {hyperparameters[group] for group in self._groups_of_row[row]}
+            if len(now) > 1:
+                self.assign(hyperparameters)
+                return
+            numbers[row] = now.pop()
+        self.rows.reassign(numbers)
 
     def _states_of_cells(self) -> list[Numbers]:
         if self._row_of_cell:

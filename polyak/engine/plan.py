@@ -249,24 +249,26 @@ class Plan:
         now = Hyperparameters.of(optimizer)
         if not self.takes(now):
             return False
-        self._assign_numbers(now)
+        known, self._hyperparameters = self._hyperparameters, now
+        if now.numbers != known.numbers:
+            for bucket in self.buckets:
+                bucket.assign(now.numbers)
         return seen == SAME or self._watch.renew(optimizer)
 
     def _follows(self) -> bool:
         """Take over floats that groups have in place of others, if no more changed."""
         changes = self._watch.changes() if self._hyperparameters.fixed else None
-        now = self._hyperparameters.after(changes) if changes else None
-        if changes is None or now is None:
+        if not changes:
+            return False
+        now = self._hyperparameters.after(changes, self._watch.groups)
+        if now is None:
             return False
         self._watch.accept(changes)
-        self._assign_numbers(now)
+        self._hyperparameters = now
+        changed = [place for place, _ in changes]
+        for bucket in self.buckets:
+            bucket.reassign(now.numbers, changed)
         return True
-
-    def _assign_numbers(self, now: Hyperparameters) -> None:
-        known, self._hyperparameters = self._hyperparameters, now
-        if now.numbers != known.numbers:
-            for bucket in self.buckets:
-                bucket.assign(now.numbers)
 
     def _reads_the_same(self, stack: Stack) -> bool:
         """Whether the rule reads as it did for the numbers that there are now."""

@@ -8,7 +8,7 @@ where that cannot, and where leaves want the scalars.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +145,14 @@ class Rows:
         if self._is_plain:
             for index, row in enumerate(self._rows):
                 self._given[index][:] = row.hyperparameters
+
+    def reassign(self, hyperparameters: Mapping[int, Numbers]) -> None:
+        """Give rows others, in which floats have taken the place of floats."""
+        self._prepared_for = None
+        for index, numbers in hyperparameters.items():
+            self._rows[index].hyperparameters = numbers
+            if self._is_plain:
+                self._given[index][:] = numbers
 
     def _are_floats(self, row: Row) -> bool:
         """Whether the hyperparameters are floats, or ints that may stand for floats."""

@@ -120,15 +120,17 @@ class Hyperparameters:
             floats.append(places)
         return cls(fixed, schemas, structure, skeletons, numbers, floats)
 
-    def after(self, changes: Iterable[Change]) -> Hyperparameters | None:
+    def after(
+        self, changes: Iterable[Change], groups: Sequence[Group]
+    ) -> Hyperparameters | None:
         """With other floats in place of floats; None if more than numbers changes."""
         numbers = list(self.numbers)
-        for change in changes:
-            index, group = change.place, change.group
+        for index, values in changes:
             if index not in self.decisive:
-                self.decisive[index] = self.schemas[index].decisive(group)
+                decisive = self.schemas[index].decisive(groups[index])
+                self.decisive[index] = decisive
             own, floats = list(numbers[index]), self.floats[index]
-            for name, _, before, value in change.values:
+            for name, _, before, value in values:
                 both = type(before) is float and type(value) is float
                 if not both or name in self.decisive[index]:
                     return None

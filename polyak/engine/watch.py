@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import is_not
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -33,18 +34,9 @@ _ENTRY = 3  # words of an entry of a dictionary
 _MOST_LINES = 8  # the processor itself reads ahead in what is longer
 
 
-class Change(NamedTuple):
-    """What is another in a group.
-
-    Attributes:
-        place: the index of the group.
-        group: as it is now.
-        values: the name, its place in the group, what it was and what it is.
-    """
-
-    place: int
-    group: dict[str, Any]
-    values: list[tuple[str, int, Any, Any]]
+# A group's index, and of each value that is another: its name, its place among the
+# group's, what it was and what it is.
+Change = tuple[int, list[tuple[str, int, Any, Any]]]
 
 
 class Watch:
@@ -70,7 +62,8 @@ class Watch:
         self.groups, self._state = optimizer.param_groups, optimizer.state
         # The objects are kept: another at the same address would pass for them.
         self._objects: list[Any] = []
-        self._values: list[dict[str, Any]] = []
+        self._names = [tuple(group) for group in optimizer.param_groups]
+        self._values = [[*group.values()] for group in optimizer.param_groups]
         self._version_at: list[int] = []
         self._params = [group["params"] for group in optimizer.param_groups]
         self._order: list[int] = []  # what is looked into, in turn, to read ahead
@@ -105,29 +98,27 @@ class Watch:
         if len(self.groups) != len(self._values):
             return None
         found = []
-        for place, (group, known) in enumerate(
-            zip(self.groups, self._values, strict=True)
-        ):
-            if [*group] != [*known]:
+        for place, group in enumerate(self.groups):
+            names, known = self._names[place], self._values[place]
+            if tuple(group) != names:
                 return None
-            pairs = enumerate(zip(known.items(), group.values(), strict=True))
-            values = [
-                (name, at, before, value)
-                for at, ((name, before), value) in pairs
-                if value is not before
-            ]
-            if values:
-                found.append(Change(place, group, values))
+            values = [*group.values()]
+            others = [*map(is_not, values, known)]
+            if True in others:
+                places = [at for at, is_other in enumerate(others) if is_other]
+                found.append(
+                    (place, [(names[at], at, known[at], values[at]) for at in places])
+                )
         return found
 
     def accept(self, changes: Iterable[Change]) -> None:
         """Expect the values that these groups have now. They are not looked into."""
-        for place, _, values in changes:
+        for place, values in changes:
             known, at = self._values[place], self._version_at[place]
             self._expected[at] = UNKNOWN
             first = int(self._expected[at + 1]) + 1  # after the number of entries
-            for name, entry, _, value in values:
-                known[name] = value
+            for _, entry, _, value in values:
+                known[entry] = value
                 self._expected[first + _ENTRY * entry + 1] = id(value)
 
     def renew(self, optimizer: Optimizer) -> bool:
@@ -141,7 +132,8 @@ class Watch:
         if [*map(len, groups)] != [*map(len, self._values)]:
             self._record(optimizer)
             return True
-        self._values = [dict(group) for group in groups]
+        self._names = [tuple(group) for group in groups]
+        self._values = [[*group.values()] for group in groups]
         for at, group in zip(self._version_at, groups, strict=True):
             words, first = self._entries(group, counted=False), self._expected[at + 1]
             self._expected[at] = UNKNOWN
@@ -158,7 +150,6 @@ class Watch:
             self._version_at.append(len(stream))
             stream += [UNKNOWN, 0]
         for at, group in zip(self._version_at, optimizer.param_groups, strict=True):
-            self._values.append(dict(group))
             stream[at + 1] = len(stream)
             stream += self._entries(group, counted=False)
 

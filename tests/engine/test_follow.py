@@ -168,8 +168,8 @@ def test_any_changes(steps):
     assert all(map(torch.equal, *ends))
 
 
-def test_schedulers_of_polyak_and_many_groups_share_rows():
-    """Groups that part and meet again, by their rates."""
+def test_groups_that_part_and_meet_again():
+    """By their rates: they share a row of scalars, or cannot any more."""
     params, optimizer = made(polyak, "Adam")
     for step in range(16):
         rates = [0.1, 0.1, 0.1 + 0.01 * (step % 3), 0.1 if step % 4 else 0.2]
@@ -178,7 +178,7 @@ def test_schedulers_of_polyak_and_many_groups_share_rows():
         random_gradients(params, step)
         optimizer.step()
         (bucket,) = optimizer._plan.buckets
-        assert bucket.table.get("rows") == len({*rates})
+        assert len({*rates}) <= bucket.table.get("rows") <= len(params)
     reference, twin = made(torch.optim, "Adam")
     for step in range(16):
         rates = [0.1, 0.1, 0.1 + 0.01 * (step % 3), 0.1 if step % 4 else 0.2]

@@ -82,6 +82,10 @@ class LiveBucket(TritonBucket):
         self._hyperparameters = list(hyperparameters)
         self._place()
 
+    def reassign(self, hyperparameters: Sequence[Numbers], changed: list[int]) -> None:
+        """Do the same: each group has its own here."""
+        self.assign(hyperparameters)
+
     def _place(self) -> None:
         """Tell the program where each of its inputs is."""
         tensors, numbers = [*self._all_numbers], list[float]()
