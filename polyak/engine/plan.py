@@ -6,11 +6,12 @@ tensors spends its time, so it is asked in several ways, each cheap for what it 
 
 - Python objects (the groups and the state, with all that is in them) are compared by
   identity with those the plan was made from: :class:`.watch.Watch`;
-- tensors are looked at by native code: :meth:`.bucket.Bucket.holds`;
+- tensors are looked at by native code, which leaves out parameters that have state and
+  no gradient: :meth:`.bucket.Bucket.holds`;
 - of state that nobody else can have changed it is not asked at all:
   :mod:`polyak.custody`;
 - where a value in a group is another, it is compared by what it means. A learning rate
-  that changed touches the scalars alone, not the plan;
+  that changed touches the scalars alone (:meth:`Plan._follows`), not the plan;
 - where nothing changes from step to step, native code asks all of it and does the step:
   :class:`.repeat.Repeat`.
 
