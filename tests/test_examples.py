@@ -178,14 +178,15 @@ import os, signal, sys
 from pathlib import Path
 from examples import resumable
 
-saves, replace = [], os.replace
+path, saves, replace = Path(sys.argv[1]), [], os.replace
 
-def kill_or_replace(*names):
-    saves.append(names)
-    os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 7 else replace(*names)
+def kill_or_replace(source, target):
+    if Path(target).name == path.name:  # and no compiled kernel
+        saves.append(target)
+    os.kill(os.getpid(), signal.SIGKILL) if len(saves) == 7 else replace(source, target)
 
 os.replace = kill_or_replace
-resumable.main(Path(sys.argv[1]))
+resumable.main(path)
 """
 
 
