@@ -117,6 +117,10 @@ CASES = {
 }
 
 
+# Parameters, what makes their gradients anew, and what both are at first.
+_Made = tuple[list[Tensor], Before | None, list[Tensor], list[Tensor | None]]
+
+
 class Tensors:
     """The parameters of a case, once for each side, kept from optimizer to optimizer.
 
@@ -130,21 +134,20 @@ class Tensors:
             else partial(_plain, case.shapes, case.dtype, case.missing)
         )
         self._is_network = bool(case.layers)
-        self._made: list[tuple[list[Tensor], Before | None, list[Tensor]]] = []
-        self._grads: list[list[Tensor | None]] = []
+        self._made: list[_Made] = []
 
     def side(self, index: int) -> tuple[list[Tensor], Before | None]:
         """Parameters with gradients, and what makes the gradients anew, if anything."""
         while len(self._made) <= index:
             params, before = self._make()
-            self._made.append((params, before, _starts(params)))
-            self._grads.append([param.grad for param in params])
-        params, before, starts = self._made[index]
+            grads = [param.grad for param in params]
+            self._made.append((params, before, _starts(params), grads))
+        params, before, starts, grads = self._made[index]
         with torch.no_grad():
             for param, start in zip(params, starts, strict=True):
                 param.copy_(start)
         # All are there: torch's fused SGD fails where one comes later.
-        for param, grad in zip(params, self._grads[index], strict=True):
+        for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         if before is not None and self._is_network:
             before()

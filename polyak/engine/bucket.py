@@ -50,11 +50,6 @@ class Bucket:
 
     scalars_stay = False
 
-    @property
-    def leaves_out(self) -> bool:
-        """Whether a step leaves out tensors that have no gradient."""
-        return not self.kernel.calls
-
     def __init__(
         self,
         reading: Reading,
@@ -174,6 +169,7 @@ class Bucket:
         self.rows = Rows(
             table, self.reading, self.schema, kinds, cells, self.kernel.real
         )
+        entry = self._entry()
         table.set(
             tensors=columns,
             written=len(written),
@@ -181,8 +177,8 @@ class Bucket:
             chunks=chunks.shape[1],
             units=units,
             grain=team.grain(self._traffic, units),
-            waits=self.leaves_out,
-            kernel=self._entry(),
+            waits=bool(entry) and not self.kernel.calls,
+            kernel=entry,
             pow=jit.pow_address(),
             parallel=team.parallel_entry(),
             number_is_double=torch_abi.dtype_code(torch.float64),
@@ -246,7 +242,8 @@ class Bucket:
     def holds(self, is_sole: bool = False) -> bool:
         """Whether the table is true of the tensors as they are now.
 
-        The gradients' addresses are written into it on the way.
+        The gradients' addresses are written into it on the way. Members without one are
+        left out of the next step, if native code runs the kernel, and it has no leaves.
 
         Args:
             is_sole: nobody else holds the state: it is as it was.

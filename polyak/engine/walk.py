@@ -2,14 +2,13 @@
 
 ``check(table)`` looks at every tensor of a bucket through torch's own functions
 (:mod:`.torch_abi`) and writes the addresses of the gradients into the table. It answers
-:data:`HOLDS`, or the column of the first tensor that is no longer what the
-table was made for: gone or moved, another dtype, shape, stride or device, a gradient
-that overlaps what will be written, a step counter that was changed. It answers
-:data:`PART` where the table holds, and step counters part: some of the tensors have no
-gradient, and are left out. It notes whether
-somebody else refers to the state, and changes nothing else. Where that is known, it
-looks at parameters, gradients and the values of step counters alone
-(:mod:`polyak.custody`).
+:data:`HOLDS`, or the column of the first tensor that is no longer what the table was
+made for: gone or moved, another dtype, shape, stride or device, a gradient that
+overlaps what will be written, a step counter that was changed. It answers :data:`PART`
+where the table holds, and step counters part: some of the tensors have no gradient, and
+are left out. It notes whether somebody else refers to the state, and changes nothing
+else. Where that is known, it looks at parameters, gradients and the values of step
+counters alone (:mod:`polyak.custody`).
 
 ``launch(table)`` advances the scalar slots, tells autograd of what it writes
 (``bump_version``), runs the kernel, in a team of threads where the table says so, and

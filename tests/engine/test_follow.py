@@ -10,15 +10,13 @@ from polyak import lr_scheduler
 from polyak.engine.plan import Plan
 from polyak.engine.survey import Hyperparameters
 
-from .support import assert_close, parameter, probe, random_gradients, state_of
-
-SIZES = ((3,), (4, 5), (), (2, 2))
+from .support import parameter, probe, random_gradients, state_of
 
 
-def made(library, kind, apart=True, **options):
-    params = [parameter(torch.linspace(-1, 1, 20)[: max(1, n)]) for n in (3, 20, 1, 4)]
+def made(library, kind, apart=True):
+    params = [parameter(torch.linspace(-1, 1, count)) for count in (3, 20, 1, 4)]
     groups = [{"params": [p], "lr": 0.1 / (i + 1)} for i, p in enumerate(params)]
-    return params, getattr(library, kind)(groups if apart else params, **options)
+    return params, getattr(library, kind)(groups if apart else params)
 
 
 @pytest.fixture
@@ -32,61 +30,98 @@ def alone(monkeypatch):
     return forbid
 
 
+def ignore():
+    pass
+
+
+def as_torch(kind, change, apart=True, alone=ignore, steps=20):
+    """What is changed before each step has the effect that it has on torch's.
+
+    Args:
+        kind: of optimizer.
+        change: makes, of an optimizer, a function that changes it before a step.
+        apart: every parameter is in a group of its own.
+        alone: called when steps have become alike.
+        steps: how many.
+    """
+    ends = []
+    for library in (torch.optim, polyak):
+        params, optimizer = made(library, kind, apart)
+        changes = change(optimizer)
+        for step in range(steps):
+            if library is polyak and step == 8:
+                alone()
+            changes(step)
+            random_gradients(params, step)
+            optimizer.step()
+        ends.append(params)
+    for theirs, ours in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    return optimizer
+
+
 @pytest.mark.parametrize("kind", ["SGD", "AdamW", "Adagrad", "RMSprop", "NAdam"])
 @pytest.mark.parametrize("apart", [True, False], ids=["groups", "one_group"])
 def test_a_schedule_needs_no_look(kind, apart, alone):
-    """The steps are torch's, and Python only hands the rates over."""
-    ends = []
-    for library, schedulers in ((torch.optim, torch.optim), (polyak, polyak)):
-        params, optimizer = made(library, kind, apart)
-        scheduler = schedulers.lr_scheduler.CosineAnnealingLR(optimizer, 30)
-        for step in range(20):
-            if library is polyak and step == 8:
-                alone()
-            random_gradients(params, step)
-            optimizer.step()
-            scheduler.step()
-        ends.append(params)
-    for ours, theirs in zip(*ends, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    """Python only hands the rates over."""
+
+    def change(optimizer):
+        rates = [group["lr"] for group in optimizer.param_groups]
+
+        def warm_up(step):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (step + 1) / 20
+
+        return warm_up
+
+    as_torch(kind, change, apart, alone)
 
 
 def test_several_floats_of_several_groups(alone):
     """Each change counts, of any float, in any step."""
-    ends = []
-    for library in (torch.optim, polyak):
-        params, optimizer = made(library, "AdamW")
-        for step in range(24):
-            if library is polyak and step == 8:
-                alone()
+
+    def change(optimizer):
+        def some(step):
             for index, group in enumerate(optimizer.param_groups):
                 if step >= 6 and (step + index) % 3 == 0:
                     group["lr"] *= 0.9
                 if step >= 6 and (step + index) % 4 == 0:
                     group["weight_decay"] = 0.01 * step + 0.001
                     group["eps"] = 1e-8 * step
-            random_gradients(params, step)
-            optimizer.step()
-        ends.append(params)
-    for ours, theirs in zip(*ends, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+        return some
+
+    as_torch("AdamW", change, alone=alone)
 
 
-def test_a_float_that_decides_about_slots(monkeypatch):
+def test_groups_that_part_and_meet_again(alone):
+    """By their rates: they share a row of scalars, or cannot any more."""
+
+    def change(optimizer):
+        def some(step):
+            rates = [0.1, 0.1, 0.1 + 0.01 * (step % 3), 0.1 if step % 4 else 0.2]
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+        return some
+
+    as_torch("Adam", change, alone=alone)
+
+
+def test_a_float_that_decides_about_slots():
     """SGD has a buffer where momentum is not 0: a new plan finds it missing."""
-    ends = []
-    for library in (torch.optim, polyak):
-        params, optimizer = made(library, "SGD")
-        for step in range(12):
+
+    def change(optimizer):
+        def later(step):
             for group in optimizer.param_groups[:2]:
-                group["momentum"] = 0.0 if step < 6 else 0.9
-            random_gradients(params, step)
-            optimizer.step()
-        ends.append(params)
-        assert "momentum_buffer" in optimizer.state[params[0]]
-        assert "momentum_buffer" not in optimizer.state.get(params[3], {})
-    for ours, theirs in zip(*ends, strict=True):
-        torch.testing.assert_close(ours, theirs)
+                group["momentum"] = 0.0 if step < 10 else 0.9
+
+        return later
+
+    optimizer = as_torch("SGD", change)
+    params = [group["params"][0] for group in optimizer.param_groups]
+    held = ["momentum_buffer" in optimizer.state.get(p, {}) for p in params]
+    assert held == [True, True, False, False]
 
 
 def test_what_decides_is_known():
@@ -109,7 +144,7 @@ def test_what_decides_is_known():
     assert optimizer.schema.decisive(group) == group.keys()
 
 
-def test_a_branch_of_the_rule(alone):
+def test_a_branch_of_the_rule():
     """A rate at which the rule reads otherwise gets another plan, in this very step."""
 
     def rule(param, grad, *, lr):
@@ -168,29 +203,7 @@ def test_any_changes(steps):
     assert all(map(torch.equal, *ends))
 
 
-def test_groups_that_part_and_meet_again():
-    """By their rates: they share a row of scalars, or cannot any more."""
-    params, optimizer = made(polyak, "Adam")
-    for step in range(16):
-        rates = [0.1, 0.1, 0.1 + 0.01 * (step % 3), 0.1 if step % 4 else 0.2]
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        random_gradients(params, step)
-        optimizer.step()
-        (bucket,) = optimizer._plan.buckets
-        assert len({*rates}) <= bucket.table.get("rows") <= len(params)
-    reference, twin = made(torch.optim, "Adam")
-    for step in range(16):
-        rates = [0.1, 0.1, 0.1 + 0.01 * (step % 3), 0.1 if step % 4 else 0.2]
-        for group, rate in zip(twin.param_groups, rates, strict=True):
-            group["lr"] = rate
-        random_gradients(reference, step)
-        twin.step()
-    for ours, theirs in zip(params, reference, strict=True):
-        assert_close(ours, theirs)
-
-
-def test_a_schedule_in_a_captured_state_dict():
+def test_rates_that_were_followed_are_saved():
     """What is saved has the rates of the moment."""
     params, optimizer = made(polyak, "AdamW")
     scheduler = lr_scheduler.StepLR(optimizer, 1, gamma=0.5)

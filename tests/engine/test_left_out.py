@@ -51,7 +51,7 @@ def made(library, name, params, apart=False, **more):
     return getattr(library, kind)(groups if apart else params, **options)
 
 
-def compare(name, steps=25, shapes=SHAPES, **more):
+def compare(name, steps=25, shapes=SHAPES):
     """With kernels, and in the reference: torch's, or the eager engine."""
     library, apart = torch.optim, True
     if name == "Muon":  # torch computes with fewer bits
@@ -60,7 +60,7 @@ def compare(name, steps=25, shapes=SHAPES, **more):
     if name == "Adafactor":  # torch divides by the size
         shapes = [shape for shape in shapes if shape != (0,)]
     ours, theirs = tensors(shapes=shapes), tensors(shapes=shapes)
-    optimizer = made(polyak, name, ours, apart=apart, **more)
+    optimizer = made(polyak, name, ours, apart=apart)
     reference = made(library, name, theirs, apart=apart)
     for group in reference.param_groups:
         group["fused"] = False
@@ -194,7 +194,7 @@ def test_a_norm_is_that_of_the_gradients_there_are(name):
         assert_close(x, y)
 
 
-def test_an_infinite_gradient_beside_them_leaves_all_counters(plans):
+def test_an_infinite_gradient_beside_them_leaves_all_counters():
     """A step that is left out advances nobody."""
     params = tensors()
     optimizer = made(polyak, "Adam", params, nonfinite="skip")
@@ -226,7 +226,7 @@ def test_in_custody_as_well():
     assert optimizer.state[waiting]["step"].item() == 101
 
 
-def test_without_counters_native_code_does_it_alone(plans, monkeypatch):
+def test_without_counters_native_code_does_it_alone(monkeypatch):
     """Nothing parts, so Python is not asked."""
     params = tensors()
     optimizer = made(polyak, "SGD", params)

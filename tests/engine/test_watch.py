@@ -17,7 +17,7 @@ from .support import parameter
 
 @pytest.fixture(params=["versions", "entries"], autouse=True, scope="module")
 def compared(request):
-    """What of a group is looked at: its version, or all of it, as in CPython 3.14."""
+    """What of a group is looked at: its version, or all of it, as in CPython 3.12."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "entries":
             patch.setattr(python_abi, "version_offset", lambda: 0)

@@ -47,7 +47,6 @@ class TritonBucket(Bucket):
     """
 
     kernel: TritonKernel  # type: ignore[assignment]
-    leaves_out = False
 
     def __init__(
         self,
