@@ -112,10 +112,12 @@ class Watch:
         return found
 
     def accept(self, changes: Iterable[Change]) -> None:
-        """Expect the values that these groups have now. They are not looked into."""
+        """Expect the values that these groups have now.
+
+        Their versions are none that were noted with other values.
+        """
         for place, values in changes:
             known, at = self._values[place], self._version_at[place]
-            self._expected[at] = UNKNOWN
             first = int(self._expected[at + 1]) + 1  # after the number of entries
             for _, entry, _, value in values:
                 known[entry] = value
@@ -136,7 +138,6 @@ class Watch:
         self._values = [[*group.values()] for group in groups]
         for at, group in zip(self._version_at, groups, strict=True):
             words, first = self._entries(group, counted=False), self._expected[at + 1]
-            self._expected[at] = UNKNOWN
             self._expected[first : first + len(words)] = words
         return True
 

@@ -163,6 +163,23 @@ def test_a_branch_of_the_rule():
     assert param.item() == before + 0.75
 
 
+def test_scalars_that_python_has_evaluated_for_good():
+    """Until a rate changes, they are: native code leaves ints that are computed with."""
+
+    def rule(param, grad, *, lr, times):
+        return param - lr * times * grad
+
+    param = parameter([1.0], [1.0])
+    optimizer = probe(rule)([param], lr=0.25, times=2)
+    for _ in range(6):
+        optimizer.step()
+    assert optimizer._plan._repeat.is_native
+    before = param.item()
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    assert param.item() == before - 1
+
+
 def test_an_error_of_a_rate_is_the_same():
     """A rate that no rule can take is refused as before, and taken back it works."""
     param = parameter([1.0], [1.0])

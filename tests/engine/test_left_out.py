@@ -247,11 +247,32 @@ def test_those_that_never_had_one_stay_apart():
         random_gradients(params[1:], step)
         optimizer.step()
     assert optimizer._custody.keeper is optimizer._plan
-    assert params[0] not in optimizer.state
+    before = params[0].detach().clone()
     random_gradients(params, 6)
     optimizer.step()
     found = [optimizer.state[param]["step"].item() for param in params]
     assert found == [1, *[7] * 6]
+    assert not torch.equal(params[0], before)
+
+
+def test_state_that_was_made_before_waits_apart(plans):
+    """Its first step is another than those that follow: it is in no plan of theirs."""
+    params = tensors()
+    optimizer = made(polyak, "SGD_momentum", params)
+    optimizer.init_state()
+    for step in range(3):
+        random_gradients(params[1:], step)
+        optimizer.step()
+    known = len(plans)
+    for step in range(3, 6):
+        random_gradients(params[1:], step)
+        optimizer.step()
+    assert len(plans) == known
+    before = params[0].detach().clone()
+    random_gradients(params, 6)
+    optimizer.step()
+    buffer = params[0].grad + 0.1 * before  # the first one, not a tenth of it
+    assert_close(params[0].detach(), before - 0.01 * buffer)
 
 
 def test_memory_that_moves_meanwhile():
