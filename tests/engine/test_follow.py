@@ -164,7 +164,7 @@ def test_a_branch_of_the_rule():
 
 
 def test_scalars_that_python_has_evaluated_for_good():
-    """Until a rate changes, they are: native code leaves ints that are computed with."""
+    """Until a rate changes: ints that are computed with are left to Python."""
 
     def rule(param, grad, *, lr, times):
         return param - lr * times * grad
